@@ -1,0 +1,167 @@
+"""ClickHouse, embedded (chDB) or a server: clients for both.
+
+chDB admits one process a directory and one directory a process. Within the process any number of
+clients may be open; each has session state of its own, and its calls are serialised, so a thread
+that should not wait for another takes a client of its own.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, Self, cast
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from domain.ports import TallyError
+
+UNKNOWN_DATABASE = 81
+"""ClickHouse's error code."""
+_AUTHENTICATION_FAILED = (193, 194, 516)
+_INSTALL = "install the extra `embedded` (pip install 'tallyflow[embedded]'), or set TALLY_CLICKHOUSE_URL"
+
+
+class Connection(Protocol):
+    """What we use of `chdb.state.sqlitelike.Connection`, which is not typed; errors are RuntimeErrors."""
+
+    def query(self, query: str | bytes, format: str = "CSV") -> Any:
+        """Run any statement, and give its result as a whole."""
+
+    def send_query(self, query: str | bytes, format: str = "CSV") -> Any:
+        """Start a SELECT, and give its result block by block; one at a time on a connection."""
+
+    def send_insert(self, query: str | bytes, format: str = "CSV") -> Any:
+        """Start an INSERT whose data is appended in pieces."""
+
+    def close(self) -> None:
+        """After its streams have been closed."""
+
+
+class EmbeddedClickHouse:
+    """The engine over one directory, open until `close()`.
+
+    The caller keeps other processes out of the directory (the data directory's lock).
+
+    Raises:
+        TallyError: chDB is not installed, or cannot open the directory.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).absolute()
+        if "?" in str(self.path):
+            raise TallyError(f"{self.path}: the embedded ClickHouse cannot be in a path with '?': choose another one")
+        self._first: Connection | None = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def client(self, database: str | None = None) -> Client:
+        """A new client, to be closed by its user; `database` is the one that plain table names are in.
+
+        Raises:
+            TallyError: the engine is closed, or there is no such database.
+        """
+        self._check_open()
+        try:
+            return clickhouse_connect.get_client(interface="chdb", path=str(self.path), database=database or "default")
+        except ClickHouseError as error:
+            raise _refused(error, f"the embedded ClickHouse in {self.path}", database) from error
+
+    def connection(self) -> Connection:
+        """A new raw connection, to be closed by its user; it takes and gives bytes in any format.
+
+        Raises:
+            TallyError: the engine is closed.
+        """
+        self._check_open()
+        return self._open()
+
+    def close(self) -> None:
+        """Give the engine up; it ends, and its directory is free, once every client is closed too."""
+        first, self._first = self._first, None
+        if first is not None:
+            first.close()
+
+    def _check_open(self) -> None:
+        if self._first is None:
+            raise TallyError(f"the embedded ClickHouse in {self.path} is closed")
+
+    def _open(self) -> Connection:
+        try:
+            import chdb
+        except ImportError as error:
+            raise TallyError(f"the embedded ClickHouse needs the package chdb ({error}): {_INSTALL}") from error
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            connection = cast(Connection, chdb.connect(str(self.path)))  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError) as error:
+            raise TallyError(
+                f"cannot open the embedded ClickHouse in {self.path}: {error} "
+                "(is another process using it, or this process another directory? is it writable, the disk not full?)"
+            ) from error
+        return connection
+
+
+def require_embedded() -> None:
+    """Raises TallyError, with a remedy, if the embedded engine is not installed."""
+    if find_spec("chdb") is None:
+        raise TallyError(f"the embedded ClickHouse needs the package chdb: {_INSTALL}")
+
+
+def connect(url: str, database: str | None = None) -> Client:
+    """A client of a ClickHouse server, safe to share between threads.
+
+    Args:
+        url: `http(s)://user:password@host:port/database`; what is missing is ClickHouse's default.
+        database: used instead of the URL's, which may not exist yet when migrations run.
+
+    Raises:
+        TallyError: the URL is wrong, or the server cannot be reached or refuses; it never shows the password.
+    """
+    parts, port = _split(url)
+    password = unquote(parts.password or "")
+    name = database or unquote(parts.path.strip("/")) or "default"
+    where = f"ClickHouse at {parts.hostname}" + (f":{port}" if port else "")
+    options: dict[str, Any] = {"port": port} if port else {}
+    try:
+        return clickhouse_connect.get_client(
+            interface=parts.scheme,
+            host=parts.hostname,
+            username=unquote(parts.username or "default"),
+            password=password,
+            database=name,
+            autogenerate_session_id=False,
+            **options,
+        )
+    except ClickHouseError as error:
+        raise _refused(error, where, name, password) from None
+
+
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    expected = "TALLY_CLICKHOUSE_URL must look like http://user:password@host:8123/tallyflow (or https://...)"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise TallyError(f"the ClickHouse URL cannot be read: {expected}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise TallyError(f"the ClickHouse URL has another form than known: {expected}")
+    return parts, port
+
+
+def _refused(error: ClickHouseError, where: str, database: str | None, password: str = "") -> TallyError:
+    code = getattr(error, "code", None)
+    if code == UNKNOWN_DATABASE:
+        return TallyError(f"{where} has no database {database!r} yet: `tally migrate` makes it (embedded: `tally run`)")
+    if code in _AUTHENTICATION_FAILED:
+        return TallyError(f"{where} refuses the user or the password: check TALLY_CLICKHOUSE_URL")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if password:
+        reason = reason.replace(password, "***")
+    return TallyError(f"{where} cannot be used: {reason}. Is it running, and is its address right?")

@@ -1,0 +1,65 @@
+"""The applied catalogs: which versions there are, and whether a new text may become the next one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from clickhouse_connect.driver.client import Client
+
+from config.catalog import CatalogError, check_change, load_catalog, load_history
+from domain.catalog import History
+from domain.instants import to_datetime
+
+_APPLIED = """
+SELECT version, toUnixTimestamp64Micro(effective_from), yaml, sha256 FROM catalogs FINAL ORDER BY version
+"""
+_LATEST_LOG_TIME = """
+SELECT greatest(
+    (SELECT toUnixTimestamp64Micro(max(log_time)) FROM events),
+    (SELECT toUnixTimestamp64Micro(max(log_time)) FROM rejects),
+    (SELECT toUnixTimestamp64Micro(max(log_time)) FROM progress)
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The history to run with, and the version that was added now, if any."""
+
+    history: History
+    added: int | None
+
+
+def apply_catalog(client: Client, text: str | None) -> Applied:
+    """Make a catalog text the current version, if it is not already.
+
+    A new version holds from the first log time after everything seen so far, so that no event already
+    counted would be judged otherwise on a replay. The first version holds from the beginning.
+
+    Args:
+        client: Of the database that holds table `catalogs`.
+        text: YAML; None to go on with the current version.
+
+    Raises:
+        CatalogError: the text is not valid, or may not follow the current version; nothing was applied.
+    """
+    rows = [(int(n), int(since), str(yaml), str(sha)) for n, since, yaml, sha in client.query(_APPLIED).result_rows]
+    sha256 = hashlib.sha256(text.encode()).hexdigest() if text is not None else ""
+    if text is None or (rows and rows[-1][3] == sha256):
+        return Applied(load_history([row[:3] for row in rows]), None)
+    catalog = load_catalog(text)
+    version, effective_from_us = 1, 0
+    if rows:
+        history = load_history([row[:3] for row in rows])
+        current = history.versions[-1]
+        version = current.version + 1
+        latest = int(client.query(_LATEST_LOG_TIME).result_rows[0][0] or 0)
+        effective_from_us = max(latest, current.effective_from_us) + 1
+        faults = check_change(history, catalog, effective_from_us)
+        if faults:
+            raise CatalogError(faults)
+    row = [version, sha256, text, to_datetime(effective_from_us), datetime.now(UTC)]
+    client.insert("catalogs", [row], column_names=["version", "sha256", "yaml", "effective_from", "applied_at"])
+    return Applied(load_history([*(row[:3] for row in rows), (version, effective_from_us, text)]), version)

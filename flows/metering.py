@@ -1,0 +1,58 @@
+"""The metering flow: from raw usage events to usage, rated usage, quota states and signals.
+
+`build` is the table of contents. Everything it is given is an adapter or a value, so tests run the
+same flow over fakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import FixedPartitionedSink
+
+from domain.catalog import History
+from domain.ports import Claims
+from domain.values import RawBatch
+from operators.aggregate import aggregate
+from operators.decode import decode
+from operators.deduplicate import deduplicate
+from operators.rate import rate
+from operators.watch_quotas import watch_quotas
+from sinks.clickhouse import Item
+
+
+def build(
+    source: Source[RawBatch],
+    *,
+    history: History,
+    claims: Claims,
+    sink: FixedPartitionedSink[Item, None],
+    shards: int,
+    partitions: Collection[int] | None,
+    now_us: Callable[[], int],
+) -> Dataflow:
+    """Wire the flow. Step ids name saved state: renaming one orphans it (a test pins them).
+
+    Args:
+        source: Emits raw batches, in order of offset within a partition.
+        history: Every applied catalog.
+        claims: Who claimed an idempotency key first.
+        sink: Takes what is durable; flushes at the epoch barrier.
+        shards: Of the aggregate's state; fixed for the life of a deployment.
+        partitions: Every partition of a source with monotone log times, else None.
+        now_us: The clock that stamps signals.
+    """
+    flow = Dataflow("metering")
+    raw = op.input("source", flow, source)
+    decoded = decode("decode", raw, history)
+    batches = deduplicate("deduplicate", decoded, claims)
+    updates = aggregate("aggregate", batches, history, shards, partitions)
+    rated = rate("rate", updates, history)
+    watched = watch_quotas("watch_quotas", rated, history, now_us)
+
+    ledger = op.map("durable", batches, lambda batch: (str(batch.raw.partition), batch.durable()))
+    op.output("clickhouse", op.merge("rows", ledger, rated, watched), sink)
+    return flow

@@ -1,0 +1,60 @@
+"""aggregate: every total that somebody needs, by shard of subjects. The only stateful operator."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import bytewax.operators as op
+from bytewax.dataflow import operator
+from bytewax.operators import KeyedStream, StatefulBatchLogic, Stream
+from typing_extensions import override
+
+from domain.catalog import History
+from domain.partials import Partitioner, ShardInput
+from domain.totals import ShardTotals, Updates
+from domain.values import Batch
+
+
+class _Shard(StatefulBatchLogic[ShardInput, Updates, bytes]):
+    """One shard's totals as Bytewax state. Never discarded: the number of shards is fixed."""
+
+    def __init__(self, totals: ShardTotals) -> None:
+        self._totals = totals
+
+    @override
+    def on_batch(self, values: list[ShardInput]) -> tuple[Iterable[Updates], bool]:
+        return [self._totals.apply(received) for received in values], self.RETAIN
+
+    @override
+    def snapshot(self) -> bytes:
+        return self._totals.snapshot()
+
+
+@operator
+def aggregate(
+    step_id: str, up: Stream[Batch], history: History, shards: int, partitions: Collection[int] | None
+) -> KeyedStream[Updates]:
+    """Keep windows, billing periods and entitlement periods; emit what each batch changed.
+
+    Args:
+        step_id: Unique id of this step.
+        up: Batches whose events are all accepted.
+        history: The catalogs.
+        shards: Fixed for the life of a deployment; state is keyed by `shard_of(subject)`.
+        partitions: Every partition of a source with monotone log times; None for other sources, whose
+            windows are never forgotten.
+    """
+    partitioner = Partitioner(history, shards)
+    accept_within_us = history.versions[0].catalog.accept_within_us
+    everyone = range(shards)
+
+    def route(batch: Batch) -> Iterable[tuple[str, ShardInput]]:
+        raw = batch.raw
+        partials = partitioner.partials(batch.events, raw.partition) if len(batch.events) else {}
+        told = partials if raw.log_time_us is None else everyone
+        return [(str(shard), ShardInput(raw.partition, raw.log_time_us, partials.get(shard, []))) for shard in told]
+
+    def build(snapshot: bytes | None) -> _Shard:
+        return _Shard(ShardTotals(partitions, accept_within_us, snapshot))
+
+    return op.stateful_batch("totals", op.flat_map("partials", up, route), build)

@@ -1,0 +1,232 @@
+"""The ClickHouse sink: ledger, rejects, progress, usage, rated usage, quotas and signals.
+
+Rows are buffered and written in the background, by rows, by seconds, and at the epoch barrier: Bytewax
+calls `snapshot()` when an epoch closes and makes the source's offsets durable only after it returns, so
+whatever the flow will not read again is in ClickHouse by then. Between barriers anything may be written
+early or twice; every row is keyed and absolute, so that changes nothing.
+
+A write that fails for a passing reason is tried again with backoff for a bounded time; after that, and on
+any other error, the flow stops, and resumes at the last barrier.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
+from typing_extensions import override
+
+from domain.ports import TallyError
+from domain.quota import QuotaRow, Signal, Watched
+from domain.rating import Rated, RatedRow
+from domain.totals import MemberUpdate, UsageUpdate
+from domain.values import Batch
+from sinks import rows
+
+Item = Batch | Rated | Watched
+
+_INSERT_SETTINGS = {"insert_deduplicate": 0, "max_partitions_per_insert_block": 0}
+"""Nothing may depend on insert deduplication: ClickHouse drops different rows under a repeated token."""
+
+_PASSING_CODES = frozenset({159, 202, 203, 209, 210, 225, 236, 241, 242, 252, 285, 319, 425, 439, 999})
+"""Timeouts, too many queries or parts, network, memory pressure, read-only replicas, keeper."""
+
+_PAUSE_SECONDS_MIN = 0.1
+_PAUSE_SECONDS_MAX = 5.0
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """Rows to be written together. Of a key, only the newest absolute row is kept."""
+
+    batches: list[Batch] = field(default_factory=list)
+    progress: dict[int, rows.ProgressRow] = field(default_factory=dict)
+    usage: dict[tuple[Any, ...], UsageUpdate] = field(default_factory=dict)
+    members: set[MemberUpdate] = field(default_factory=set)
+    rated: dict[tuple[Any, ...], RatedRow] = field(default_factory=dict)
+    quotas: dict[tuple[Any, ...], QuotaRow] = field(default_factory=dict)
+    signals: dict[str, Signal] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, item: Item) -> None:
+        match item:
+            case Batch():
+                self.batches.append(item)
+                self.progress[item.raw.partition] = rows.progress_row(item)
+                self.count += len(item.raw.offsets)
+            case Rated():
+                self._add_rated(item)
+            case Watched():
+                for row in item.quotas:
+                    self.quotas[row[:5]] = row
+                for signal in item.signals:
+                    self.signals.setdefault(signal.id, signal)
+                self.count += len(item.quotas)
+
+    def _add_rated(self, rated: Rated) -> None:
+        usage = self.usage
+        for update in rated.updates.usage:
+            usage[update[:6]] = update
+        self.members.update(rated.updates.members)
+        for row in rated.rows:
+            self.rated[row[:5]] = row
+        self.count += len(rated.updates.usage) + len(rated.rows)
+
+    def tables(self, topic: str) -> list[tuple[str, pa.Table]]:
+        """The tables to insert, in order: progress last, so that it never claims what is not there."""
+        accepted = [rows.events_table(b) for b in self.batches if len(b.events)]
+        rejected = [rows.rejects_table(b) for b in self.batches if len(b.rejects)]
+        absolute: list[tuple[str, Sequence[Any], Callable[[Any], pa.Table]]] = [
+            ("usage_members", list(self.members), rows.members_table),
+            ("usage", list(self.usage.values()), lambda found: rows.usage_table(found, topic)),
+            ("rated_usage", list(self.rated.values()), rows.rated_table),
+            ("quotas", list(self.quotas.values()), rows.quotas_table),
+            ("signals", list(self.signals.values()), rows.signals_table),
+            ("progress", list(self.progress.values()), rows.progress_table),
+        ]
+        out = [
+            (name, pa.concat_tables(found)) for name, found in (("events", accepted), ("rejects", rejected)) if found
+        ]
+        return out + [(name, build(found)) for name, found, build in absolute if found]
+
+
+class _Writer:
+    """Writes buffers one after the other on a thread of its own.
+
+    At most one buffer waits while one is written; a caller that is faster is held back.
+    """
+
+    def __init__(self, client: Client, topic: str, retry_seconds: float) -> None:
+        self._client = client
+        self._topic = topic
+        self._retry_seconds = retry_seconds
+        self._waiting: queue.Queue[_Buffer | None] = queue.Queue(maxsize=1)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="clickhouse-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, buffer: _Buffer) -> None:
+        """Hand over a buffer; raises what an earlier one failed with."""
+        self._raise()
+        self._waiting.put(buffer)
+
+    def flush(self) -> None:
+        """Return once everything handed over is in ClickHouse; raises what failed."""
+        self._waiting.join()
+        self._raise()
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (buffer := self._waiting.get()) is not None:
+            try:
+                if self._error is None:
+                    for name, table in buffer.tables(self._topic):
+                        self._insert(name, table)
+            except Exception as error:  # kept for the flow's own thread, which raises it
+                self._error = error
+            finally:
+                self._waiting.task_done()
+
+    def _insert(self, name: str, table: pa.Table) -> None:
+        """Insert a table; a passing failure is tried again until the bound has run out."""
+        give_up = time.monotonic() + self._retry_seconds
+        pause = _PAUSE_SECONDS_MIN
+        while True:
+            try:
+                self._client.insert_arrow(name, table, settings=_INSERT_SETTINGS)
+                return
+            except ClickHouseError as error:
+                if not passes(error):
+                    raise TallyError(f"ClickHouse refused {len(table)} rows of {name}: {error}") from error
+                if time.monotonic() + pause > give_up:
+                    raise TallyError(
+                        f"ClickHouse did not take {len(table)} rows of {name} in {self._retry_seconds:g} s: {error}. "
+                        "Nothing is lost: the flow resumes at its last snapshot once ClickHouse answers."
+                    ) from error
+            time.sleep(pause)
+            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+
+def passes(error: ClickHouseError) -> bool:
+    """Whether an error may be gone when the same insert is tried again."""
+    return isinstance(error, OperationalError) or getattr(error, "code", None) in _PASSING_CODES
+
+
+class _Partition(StatefulSinkPartition[Item, None]):
+    """Buffers what it is given; empty after every `snapshot()`."""
+
+    def __init__(self, writer: _Writer, rows_max: int, seconds: float) -> None:
+        self._writer = writer
+        self._rows_max = rows_max
+        self._seconds = seconds
+        self._buffer = _Buffer()
+        self._since = time.monotonic()
+
+    @override
+    def write_batch(self, values: list[Item]) -> None:
+        for item in values:
+            self._buffer.add(item)
+        if self._buffer.count >= self._rows_max or time.monotonic() - self._since >= self._seconds:
+            self._hand_over()
+
+    @override
+    def snapshot(self) -> None:
+        self._hand_over()
+        self._writer.flush()
+
+    @override
+    def close(self) -> None:
+        self._hand_over()
+        self._writer.flush()
+        self._writer.close()
+
+    def _hand_over(self) -> None:
+        if self._buffer.count or self._buffer.batches:
+            self._writer.write(self._buffer)
+            self._buffer = _Buffer()
+        self._since = time.monotonic()
+
+
+class ClickHouseSink(FixedPartitionedSink[Item, None]):
+    """Writes batches, rated updates and quota states, keyed by partition or shard.
+
+    Args:
+        client: Makes a client of the `tallyflow` database; called once a partition of the sink.
+        topic: The deployment's log topic.
+        rows_max: Write when this many rows wait.
+        seconds: Write when the oldest row waits this long and another arrives.
+        retry_seconds: How long a passing failure is tried again.
+    """
+
+    def __init__(
+        self, client: Callable[[], Client], *, topic: str, rows_max: int, seconds: float, retry_seconds: float
+    ) -> None:
+        self._client = client
+        self._topic = topic
+        self._rows_max = rows_max
+        self._seconds = seconds
+        self._retry_seconds = retry_seconds
+
+    @override
+    def list_parts(self) -> list[str]:
+        return ["clickhouse"]
+
+    @override
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition:
+        writer = _Writer(self._client(), self._topic, self._retry_seconds)
+        return _Partition(writer, self._rows_max, self._seconds)

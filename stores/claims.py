@@ -1,0 +1,235 @@
+"""Claims on Redis: who claimed an idempotency key first.
+
+For: deduplication that survives replays (a seen-set would call an event's own replay a duplicate).
+Guarantees: an answer is given only by a Redis that still holds every claim it acknowledged, and only
+to the youngest instance. Every call names an incarnation, a fencing token and the partition's start
+offset; `claim.lua` checks them in the same atomic step that claims.
+Failure: what is missing raises `ClaimsLost`; a younger instance, `Fenced`; no answer within the bound,
+`ClaimsUnavailable`. Calls are repeated safely: a claim is idempotent per position.
+
+Layout. A key is the xxh3-128 of `(source, id)`, seeded with a random number of the deployment. The
+digest names a shard, a bucket and a field. All Redis keys of shard `i` share a hash tag:
+
+    {tally:c0}                  meta hash: token, incarnation, seed, layout, p<partition>, g<generation>
+    {tally:c0}:<g>:<bucket>     hash: field = 13 bytes of the digest, value = content and position (21 bytes)
+
+Small hashes stay listpacks (ziplists before Redis 7): about 42 bytes an id instead of 155. A shard
+takes 65,536 buckets of 512 ids a generation, 33 million, before its buckets turn into tables and cost
+thrice the memory; a bucket is searched from its beginning, so calls slow down before that: use a shard
+for every few million ids. Another number of shards, or another `accept_within`, is another layout: the
+old claims are dropped and made again from the ledger.
+
+A generation `g = log_time // (accept_within + future skew)` is looked up with both its neighbours, so
+two events that may carry the same key and both be accepted by age always see each other.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from domain.ports import Claim, ClaimRequests, ClaimsLost, Fenced, TallyError
+from domain.values import FUTURE_SKEW_US
+from stores.claim_records import LAYOUT, Packed, bucket_names, pack, part, unpack
+from stores.redis_link import Argument, RedisLink
+
+REDIS_VERSION_MIN = (6, 2)
+RESTORE_ROWS_MAX = 5_000
+"""Rows of one restoring call: bounds how long Redis serves nobody else."""
+UNLINK_KEYS_MAX = 500
+"""Buckets dropped by one command, for the same reason."""
+
+
+class RedisClaims:
+    """Implements `domain.ports.Claims` and `ClaimsAdmin` on one Redis (6.2 or later).
+
+    Order of use: `take_over`, `progress`, `restore`, `publish`; then `claim` and `forget`, from any
+    number of threads. Offsets must be below 2^48, indexes below 2^24.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        shards: into how many hash tags the claims are spread; every batch calls each of them.
+        accept_within_us: the deployment's age limit.
+        wait_seconds: for how long an unreachable Redis is tried again.
+        namespace: begins every Redis key.
+    """
+
+    def __init__(
+        self, url: str, *, shards: int, accept_within_us: int, wait_seconds: float, namespace: str = "tally"
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", namespace):
+            raise TallyError(f"claims namespace {namespace!r}: use letters, digits, '-' and '_' only")
+        if shards < 1:
+            raise TallyError(f"claims need at least 1 shard, not {shards}")
+        script = files("stores").joinpath("claim.lua").read_bytes()
+        self._link = RedisLink(url, script=script, wait_seconds=wait_seconds)
+        self._generation_us = accept_within_us + FUTURE_SKEW_US
+        self._tag = f"{{{namespace}:c"
+        self._metas = [f"{self._tag}{shard}}}" for shard in range(shards)]
+        self._layout = f"{LAYOUT}:{shards}:{self._generation_us}"
+        self._tokens: list[int] = []
+        self._seed = 0
+        self._incarnation: str | None = None
+        self._forgotten = -1
+
+    def examine(self) -> str:
+        """Look whether the server will do, changing nothing; returns its version and address.
+
+        Raises:
+            TallyError: the server is too old or may evict keys.
+            ClaimsUnavailable: no answer within the bound.
+        """
+        info = self._link.meet()
+        self._refuse_unfit(info)
+        return f"version {info['redis_version']} at {self._link.address}"
+
+    def take_over(self) -> int:
+        """Take the next fencing token on every shard, and learn or make the deployment's seed.
+
+        If seed or layout are missing on any shard, all claims are dropped: `progress()` is then empty.
+
+        Raises:
+            TallyError: the server is too old or may evict keys.
+            ClaimsUnavailable: no answer within the bound.
+        """
+        self._incarnation, self._forgotten = None, -1
+        self._refuse_unfit(self._link.meet())
+        self._tokens = [int(self._link.do("HINCRBY", meta, "token", 1)) for meta in self._metas]
+        known = {tuple(self._link.do("HMGET", meta, "seed", "layout")) for meta in self._metas}
+        seed, layout = known.pop()
+        lost = known or seed is None or layout != self._layout.encode()
+        self._seed = self._begin_anew() if lost else int(seed)
+        return max(self._tokens)
+
+    def progress(self) -> Mapping[int, int]:
+        """By partition, the offset up to which every shard holds every claim; empty: all are to be remade."""
+        shards = [self._link.fields(meta) for meta in self._metas]
+        if not all(b"incarnation" in shard and shard.get(b"seed") == b"%d" % self._seed for shard in shards):
+            return {}
+        names = {name for shard in shards for name in shard if name.startswith(b"p")}
+        return {int(name[1:]): min(int(shard.get(name, 0)) for shard in shards) for name in names}
+
+    def restore(self, partition: int, requests: ClaimRequests) -> None:
+        """Record the claims of rows already in the ledger (content 0: unknown); others' claims give way.
+
+        A claim of the same position in a neighbouring generation stays where it is.
+
+        Raises:
+            Fenced, ClaimsLost, ClaimsUnavailable.
+        """
+        for begin in range(0, len(requests.offsets), RESTORE_ROWS_MAX):
+            packed = self._pack(partition, part(requests, slice(begin, begin + RESTORE_ROWS_MAX)))
+            self._evaluate("restore", [["", partition, 0, 0, item.runs, item.records] for item in packed])
+
+    def publish(self, progress: Mapping[int, int]) -> None:
+        """Store a new incarnation, and where each partition stands: never lower than what is stored.
+
+        `progress` must name each partition that does not begin at offset 0.
+
+        Raises:
+            Fenced, ClaimsLost, ClaimsUnavailable.
+        """
+        incarnation = secrets.token_hex(8)
+        offsets = [number for item in progress.items() for number in item]
+        self._evaluate("publish", [[incarnation, *offsets]] * len(self._metas))
+        self._incarnation = incarnation
+
+    def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
+        """Claim each key for its position, in one round trip; see `domain.ports.Claims.claim`."""
+        assert self._incarnation is not None, "claim() before publish()"
+        assert 0 <= start_offset <= next_offset < 2**48, "offsets take 6 bytes"
+        packed = self._pack(partition, requests)
+        about: list[Argument] = [self._incarnation, partition, start_offset, next_offset]
+        replies = self._evaluate("claim", [[*about, item.runs, item.records] for item in packed])
+        firsts: dict[int, Claim] = {}
+        for item, (_, indexes, values) in zip(packed, replies, strict=True):
+            firsts |= unpack(item, indexes, values)
+        return firsts
+
+    def forget(self, log_time_us: int) -> None:
+        """Drop the generations at least two before that of `log_time_us`, a bounded number of keys at a time.
+
+        A replay still asks for the generation before its own: give the slowest partition's log time
+        at the offsets from which a restart would resume, not at those just read.
+        """
+        newest = log_time_us // self._generation_us - 2
+        if newest <= self._forgotten:
+            return
+        for meta in self._metas:
+            generations = [int(name[1:]) for name in self._link.fields(meta) if name.startswith(b"g")]
+            for generation in generations:
+                if generation <= newest:
+                    self._drop_generation(meta, generation)
+        self._forgotten = newest
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._link.close()
+
+    def _pack(self, partition: int, requests: ClaimRequests) -> list[Packed]:
+        return pack(partition, requests, seed=self._seed, shards=len(self._metas), generation_us=self._generation_us)
+
+    def _evaluate(self, mode: str, calls: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Call every shard; raise what any of them refused, first of all that this instance is too old."""
+        parts = zip(self._metas, self._tokens, calls, strict=True)
+        replies = self._link.evaluate([(meta, [mode, token, *arguments]) for meta, token, arguments in parts])
+        refused: list[Any] = sorted((reply for reply in replies if reply[0] != 0), key=lambda reply: int(reply[0]))
+        if refused:
+            raise self._refusal(refused[0])
+        return replies
+
+    def _refusal(self, reply: Sequence[Any]) -> TallyError:
+        found = reply[-1].decode()
+        if reply[0] == 1:
+            return Fenced(
+                f"a younger instance (fencing token {found}) has taken over the claims at {self._link.address}: "
+                "this one stops; see to it that only one runs"
+            )
+        return ClaimsLost(
+            f"Redis at {self._link.address} lost claims ({reply[1].decode()}: found {found}): "
+            "restart, so that they are rebuilt from the ledger"
+        )
+
+    def _refuse_unfit(self, info: Mapping[str, Any]) -> None:
+        version, where = str(info["redis_version"]), f"Redis at {self._link.address}"
+        if tuple(int(part) for part in version.split(".")[:2]) < REDIS_VERSION_MIN:
+            raise TallyError(f"{where} is version {version}: claims need 6.2 or later, upgrade it")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if info.get("maxmemory", 0) != 0 and policy != "noeviction":
+            raise TallyError(
+                f"{where} may evict claims (maxmemory-policy {policy}), and usage would be counted twice: "
+                "set maxmemory-policy noeviction, or give the claims a Redis of their own"
+            )
+
+    def _begin_anew(self) -> int:
+        """Drop all claims, then make a new seed. The tokens stay.
+
+        The seeds go first: if this breaks off, the next start begins anew as well.
+        """
+        for meta in self._metas:
+            stale = [name for name in self._link.fields(meta) if name != b"token"]
+            if stale:
+                self._link.do("HDEL", meta, *stale)
+        keep = {meta.encode() for meta in self._metas}
+        cursor = b"0"
+        while True:
+            cursor, keys = self._link.do("SCAN", cursor, "MATCH", f"{self._tag}*", "COUNT", UNLINK_KEYS_MAX)
+            dropped = [key for key in keys if key not in keep]
+            if dropped:
+                self._link.do("UNLINK", *dropped)
+            if int(cursor) == 0:
+                break
+        seed = secrets.randbits(64)
+        for meta in self._metas:
+            self._link.do("HSET", meta, "seed", seed, "layout", self._layout)
+        return seed
+
+    def _drop_generation(self, meta: str, generation: int) -> None:
+        """Unlink every bucket that the generation can have, and only then its mark of living."""
+        keys = [f"{meta}:{generation}:{name}" for name in bucket_names()]
+        for begin in range(0, len(keys), UNLINK_KEYS_MAX):
+            self._link.do("UNLINK", *keys[begin : begin + UNLINK_KEYS_MAX])
+        self._link.do("HDEL", meta, f"g{generation}")
