@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-crash lint format bench clean
+.PHONY: help demo test test-crash lint format docs bench clean
 
 help:
 	@echo "make demo        see what tallyflow does, with embedded engines and sample events"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-crash  run the tests that kill processes (minutes)"
 	@echo "make lint        ruff, mypy and the import contracts"
 	@echo "make format      let ruff rewrite the code"
+	@echo "make docs        write the reference pages anew"
 	@echo "make bench       measure"
 	@echo "make clean       remove the virtual environment and everything generated"
 
@@ -43,6 +44,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m docs.reference
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

@@ -1,34 +1,47 @@
-"""`tally check`: would a run start? Says what is wrong before anything is written."""
+"""`tally check`: would a run start? Says what is wrong, and writes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from clickhouse_connect.driver.client import Client
 
-from cli.options import CatalogPath, DataDir, file_pattern, read_catalog, settings_with
+from cli.options import CatalogOption, DataDir, file_pattern, read_catalog, settings_with
 from config.catalog import load_catalog
 from config.settings import Settings
+from domain.instants import to_text
 from domain.ports import TallyError
 from engines import clickhouse
 from engines.data_directory import DataDirectory
+from engines.reader import open_reader
 from engines.redis_server import find_executable
+from flows.catalogs import DEFAULT_SAMPLE, judge_catalog
 from sinks import migrate
 from sources.files import matching
 from stores.claims import RedisClaims
 
+_REDIS_WAIT_SECONDS = 2
+
 
 def check_command(
-    catalog: CatalogPath = None,
-    source: Annotated[str | None, typer.Option("--source", help="file:GLOB; checks that the files are there.")] = None,
+    catalog: CatalogOption = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="file:GLOB", help="Checks that the files are there.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Check settings, catalog, input and services; each fault is named with its remedy. Exit code 1 on any."""
+    """Would a run start? Checks settings, catalog, input, services and data directory, and changes nothing.
+
+    Each fault is named with its remedy. Exit code: 0 there is none, 1 there are some.
+    """
     settings = settings_with(data_dir)
     steps: dict[str, Callable[[], str]] = {
-        "catalog": lambda: _catalog(catalog),
+        "catalog": lambda: _catalog(catalog, settings),
         "input": lambda: _input(source),
         "redis": lambda: _redis(settings),
         "clickhouse": lambda: _clickhouse(settings),
@@ -40,28 +53,57 @@ def check_command(
             typer.echo(f"{name:<11} ok: {step()}")
         except TallyError as error:
             faults += 1
-            typer.echo(f"{name:<11} {error}", err=True)
+            typer.echo(f"{name:<11} FAULT: {error}")
     if faults:
         raise typer.Exit(1)
 
 
-def _catalog(path: Path | None) -> str:
-    text = read_catalog(path)
-    if text is None:
-        return "none given"
-    catalog = load_catalog(text)
-    return f"{len(catalog.event_types)} event types, {len(catalog.meters)} meters, {len(catalog.plans)} plans"
+def _catalog(given: str | None, settings: Settings) -> str:
+    """Whether it is valid, and may follow the one that is applied."""
+    text = read_catalog(given)
+    with _applied(settings) as client:
+        judged = None if client is None else judge_catalog(client, text)
+    if judged is None:
+        if text is None:
+            return f"none given; a first run begins with the sample {DEFAULT_SAMPLE}"
+        catalog, what = load_catalog(text), "becomes version 1"
+    else:
+        last = judged.history.versions[-1]
+        catalog, since = last.catalog, to_text(last.effective_from_us) if last.effective_from_us else "the beginning"
+        what = f"{'is' if judged.added is None else 'becomes'} version {last.version}, from {since} on"
+    parts = ((catalog.event_types, "event type"), (catalog.meters, "meter"), (catalog.plans, "plan"))
+    return ", ".join([what, *(f"{len(some)} {name}{'' if len(some) == 1 else 's'}" for some, name in parts)])
+
+
+@contextmanager
+def _applied(settings: Settings) -> Iterator[Client | None]:
+    """A client of the database with the applied catalogs; None if there is none yet (another check says why)."""
+    directory = DataDirectory(settings.data_dir)
+    if settings.clickhouse_url is not None:
+        with clickhouse.connect(settings.clickhouse_url.get_secret_value()) as client:
+            yield client if client.command("EXISTS TABLE catalogs") else None
+    elif directory.read("deployment") is None:
+        yield None
+    else:
+        with open_reader(directory, migrate.DATABASE) as client:
+            yield client
 
 
 def _input(source: str | None) -> str:
-    return "none given" if source is None else f"{len(matching(file_pattern(source)))} files"
+    if source is None:
+        return "none given"
+    count = len(matching(file_pattern(source)))
+    return "1 file" if count == 1 else f"{count:,} files"
 
 
 def _redis(settings: Settings) -> str:
     if settings.redis_url is None:
         return f"embedded, {find_executable().path}"
     claims = RedisClaims(
-        settings.redis_url.get_secret_value(), shards=settings.claim_shards, accept_within_us=1, wait_seconds=2
+        settings.redis_url.get_secret_value(),
+        shards=settings.claim_shards,
+        accept_within_us=1,
+        wait_seconds=min(settings.redis_wait_seconds, _REDIS_WAIT_SECONDS),
     )
     try:
         return claims.examine()
@@ -79,8 +121,14 @@ def _clickhouse(settings: Settings) -> str:
 
 
 def _data(path: Path) -> str:
+    """Whether a run could use the directory; one that no run has used is not touched."""
     directory = DataDirectory(path)
-    if not directory.path.exists():
-        return f"{directory.path} will be made"
-    with directory.acquire():
-        return f"{directory.path} is free"
+    if (directory.path / "lock").exists():
+        with directory.acquire():
+            return f"{directory.path} is free"
+    parent = directory.path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise TallyError(f"{directory.path} cannot be made: {parent} is no directory that this user may write to")
+    return f"{directory.path} will be {'used' if parent == directory.path else 'made'}"

@@ -27,10 +27,9 @@ from typing import IO, Annotated, Final, NamedTuple, cast
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from xxhash import xxh3_64_hexdigest
 
+from cli import report
 from domain.ports import TallyError
 
 LINE_BYTES_MAX: Final = 1024 * 1024
@@ -58,15 +57,22 @@ class Converted(NamedTuple):
 
 
 def convert_access_log(
-    file: Annotated[Path, typer.Argument(help="An access log in the combined or common format, plain or .gz.")],
-    out: Annotated[Path | None, typer.Option(help="The NDJSON file to write; else standard output.")] = None,
-    rejects: Annotated[Path | None, typer.Option(help="A file for the lines that do not parse.")] = None,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An access log in the combined or common format, plain or .gz.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The NDJSON file to write; else standard output.")
+    ] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file for the lines that do not parse.")
+    ] = None,
 ) -> None:
-    """Turn a web server's access log into http.access events (NDJSON)."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=out is None or not console.is_terminal) as bar:
-        task = bar.add_task("lines", total=None)
-        result = convert_file(file, out, rejects, _report, lambda count: bar.advance(task, count))
+    """Turn a web server's access log into http.access events (NDJSON), for `tally run --catalog web`.
+
+    Converting a log again, also when it has grown or was packed, gives the same events with the same ids.
+    """
+    with report.steps("lines", None, shown=out is not None) as advance:
+        result = convert_file(file, out, rejects, _report, advance)
     if result.rejected > REPORTED_MAX:
         _report(f"... and {result.rejected - REPORTED_MAX:,} more lines that do not parse")
     _report(

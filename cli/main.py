@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -17,24 +20,41 @@ from domain.ports import TallyError
 
 commands = typer.Typer(
     name="tally",
-    help="tallyflow: usage events in; exact usage, cost and quota signals out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-commands.command("demo")(demo_command)
-commands.command("run")(run_command)
-commands.command("query")(query_command)
-commands.command("generate")(generate_command)
-commands.command("check")(check_command)
-commands.command("migrate")(migrate_command)
-convert = typer.Typer(help="Turn other records into usage events.", no_args_is_help=True)
-convert.command("access-log")(convert_access_log)
+commands.command("demo", short_help="Generate sample events, count them, show what came out.")(demo_command)
+commands.command("run", short_help="Count usage events exactly once.")(run_command)
+commands.command("query", short_help="Run read-only SQL and print JSON lines.")(query_command)
+commands.command("generate", short_help="Write sample usage events as NDJSON.")(generate_command)
+commands.command("check", short_help="Say whether a run would start.")(check_command)
+commands.command("migrate", short_help="Bring the ClickHouse schema up to this version.")(migrate_command)
+convert = typer.Typer(help="Turn other records into usage events.", no_args_is_help=True, rich_markup_mode=None)
+convert.command("access-log", short_help="Turn a web server's access log into usage events.")(convert_access_log)
 commands.add_typer(convert, name="convert")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tally {version('tallyflow')}")
+        raise typer.Exit
+
+
+@commands.callback()
+def main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """tallyflow: usage events in; exact usage, cost and quota signals out. Begin with `tally demo`."""
 
 
 def app() -> None:
     """Entry point: an error that a user can act on is one message and exit code 1, without a traceback."""
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it logs, it raises too
     try:
         commands()
     except TallyError as error:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from config.catalog import SAMPLES, CatalogError, load_catalog, sample_text
 from config.settings import Settings, load_settings
 from domain.ports import TallyError
+from flows.catalogs import DEFAULT_SAMPLE
 
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where a run without servers keeps its data [TALLY_DATA_DIR, .tally].")
+    Path | None,
+    typer.Option(
+        "--data-dir", metavar="DIR", help="Where a deployment keeps its data; else TALLY_DATA_DIR, else .tally."
+    ),
 ]
-CatalogPath = Annotated[
-    Path | None, typer.Option("--catalog", help="Catalog YAML; without it, the one applied last, else the sample.")
+CatalogOption = Annotated[
+    str | None,
+    typer.Option(
+        "--catalog",
+        metavar="PATH|NAME",
+        help=f"Catalog YAML, or a sample: {', '.join(SAMPLES)}. "
+        f"Without it, the one applied last, else {DEFAULT_SAMPLE}.",
+    ),
 ]
-Workers = Annotated[int, typer.Option("--workers", min=1, max=64, help="Worker threads.")]
+Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, max=64, help="Worker threads.")]
 
 
 def settings_with(data_dir: Path | None) -> Settings:
@@ -25,18 +37,33 @@ def settings_with(data_dir: Path | None) -> Settings:
     return settings if data_dir is None else settings.model_copy(update={"data_dir": data_dir})
 
 
-def read_catalog(path: Path | None) -> str | None:
-    """The text of a catalog file, or None without one.
+def read_catalog(given: str | None) -> str | None:
+    """The text of a sample catalog or of a catalog file, or None without one. A file named like a sample: `./web`.
 
     Raises:
-        TallyError: it cannot be read.
+        TallyError: it cannot be read, or is no valid catalog; with every fault.
     """
-    if path is None:
+    if given is None:
         return None
+    text = sample_text(given) if given in SAMPLES else _catalog_file(given)
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TallyError(f"{path}: cannot read the catalog: {error}. Give the path of a YAML file in UTF-8.") from error
+        load_catalog(text)
+    except CatalogError as error:
+        raise TallyError(f"{given}: {error}") from error
+    return text
+
+
+def _catalog_file(given: str) -> str:
+    try:
+        return Path(given).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TallyError(f"the catalog {given} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TallyError(
+            f"the catalog {given} cannot be read: {reason}. Give the path of a YAML file, or a sample's name: "
+            f"{', '.join(SAMPLES)}."
+        ) from error
 
 
 def file_pattern(source: str) -> str:
@@ -45,7 +72,14 @@ def file_pattern(source: str) -> str:
     Raises:
         TallyError: it is another kind of source.
     """
-    kind, _, pattern = source.partition(":")
-    if kind != "file" or not pattern:
-        raise TallyError(f"--source {source!r}: write file:GLOB, for instance --source 'file:events/*.ndjson'")
-    return pattern
+    kind, colon, pattern = source.partition(":")
+    if colon and kind == "file" and pattern:
+        return pattern
+    if os.path.lexists(source):
+        raise TallyError(f"--source {source!r} says no kind: write --source 'file:{source}'")
+    if colon and kind and kind != "file":
+        raise TallyError(
+            f"--source {source!r}: this version reads no {kind!r}, only files. "
+            "Write file:GLOB, for instance --source 'file:events/*.ndjson'"
+        )
+    raise TallyError(f"--source {source!r}: write file:GLOB, for instance --source 'file:events/*.ndjson'")

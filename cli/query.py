@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.client import Client
 
 from cli.options import DataDir, settings_with
+from config.settings import Settings
 from domain.ports import TallyError
 from engines import clickhouse
 from engines.data_directory import DataDirectory
-from engines.reader import open_reader
+from engines.reader import json_lines, open_reader
+from engines.statements import parse_statement
 from sinks.migrate import DATABASE
-
-_SETTINGS = {
-    "output_format_json_quote_64bit_integers": 1,
-    "output_format_json_quote_decimals": 1,
-    "output_format_json_escape_forward_slashes": 0,
-}
 
 
 def query_command(
-    sql: Annotated[str, typer.Argument(help="A SELECT; tables of DESIGN are in the current database.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT; plain table names are those of docs/tables.md.")],
     data_dir: DataDir = None,
 ) -> None:
     """Run SQL and print JSON lines; decimals and 64-bit integers are strings, so that none is rounded."""
-    settings = settings_with(data_dir)
-    try:
-        if settings.clickhouse_url is not None:
-            with clickhouse.connect(settings.clickhouse_url.get_secret_value()) as client:
-                answer = client.raw_query(sql, settings={**_SETTINGS, "readonly": 2}, fmt="JSONEachRow")
-        else:
-            with open_reader(DataDirectory(settings.data_dir), DATABASE) as client:
-                answer = client.raw_query(sql, settings=_SETTINGS, fmt="JSONEachRow")
-    except ClickHouseError as error:
-        raise TallyError(f"ClickHouse: {error}") from error
-    sys.stdout.buffer.write(answer)
-    sys.stdout.flush()
+    statement = readable(sql)
+    with _client(settings_with(data_dir)) as client:
+        for block in json_lines(client, statement):
+            sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()
+
+
+def readable(sql: str) -> str:
+    """The one statement to be run, without a semicolon at its end.
+
+    Raises:
+        TallyError: it is none, several, or one that does not read.
+    """
+    text = sql.strip().rstrip(";").rstrip()
+    statement = parse_statement(text.encode("utf-8", "surrogateescape"))
+    if not statement.kind:
+        raise TallyError("there is no SQL to run: write, for instance, tally query 'SHOW TABLES'")
+    if statement.several:
+        raise TallyError("tally query runs one statement: run the others on their own")
+    if statement.into_outfile:
+        raise TallyError("tally query writes no file: leave INTO OUTFILE out, and redirect its output with >")
+    if not statement.reads or statement.kind == "CHECK":
+        raise TallyError(f"tally query only reads, and {statement.kind} does not: write a SELECT")
+    if statement.reaches_files:
+        raise TallyError("tally query reads this deployment's tables only: leave file() out")
+    if statement.format is not None:
+        raise TallyError(f"tally query prints JSON lines: leave FORMAT {statement.format} out")
+    return text
+
+
+@contextmanager
+def _client(settings: Settings) -> Iterator[Client]:
+    if settings.clickhouse_url is not None:
+        with clickhouse.connect(settings.clickhouse_url.get_secret_value()) as client:
+            yield client
+    else:
+        with open_reader(DataDirectory(settings.data_dir), DATABASE) as client:
+            yield client

@@ -1,84 +1,144 @@
-"""What a run looks like to the person who started it: progress, outcome, top usage, signals, balance."""
+"""What a run looks like to the person who started it: progress, outcome, top usage, signals, balance.
+
+Results go to standard output, everything else to standard error. What comes from events is shown without
+control characters, so that data cannot draw on the terminal.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from domain.values import Reason
+
+WIDTH_IN_A_PIPE = 100
 _REFRESH_SECONDS = 0.2
+_EXAMPLE_CHARS_MIN = 20
+_PRECEDENCE: dict[str, int] = {reason: place for place, reason in enumerate(Reason)}
 
 
 def console() -> Console:
-    """Standard output; tables keep their width in a pipe."""
-    out = Console()
-    return out if out.is_terminal else Console(width=100)
+    """Standard output; tables keep their width in a pipe. Text from events is never taken for markup."""
+    out = Console(markup=False, emoji=False, highlight=False)
+    if not out.is_terminal:
+        out.width = WIDTH_IN_A_PIPE
+    return out
+
+
+@dataclass(slots=True)
+class Clock:
+    """How long something took, once it is over."""
+
+    seconds: float = 0.0
 
 
 @contextmanager
-def progress(share: Callable[[], float], events: Callable[[], int]) -> Iterator[None]:
+def progress(share: Callable[[], float], events: Callable[[], int]) -> Iterator[Clock]:
     """A bar with rate and time left while the block runs; nothing where standard error is no terminal."""
+    clock, started = Clock(), time.monotonic()
     screen = Console(stderr=True)
-    if not screen.is_terminal:
-        yield
-        return
     columns = (
         TextColumn("counting"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[events]:,} events"),
-        TextColumn("{task.fields[rate]:,.0f}/s"),
-        TimeElapsedColumn(),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[events]:,} events  {task.fields[rate]:,.0f}/s "),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     done = threading.Event()
-    with Progress(*columns, console=screen, transient=True) as bar:
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("", total=1.0, events=0, rate=0.0)
 
         def refresh() -> None:
             while not done.wait(_REFRESH_SECONDS):
                 count = events()
-                elapsed = bar.tasks[task].elapsed or 1.0
-                bar.update(task, completed=share(), events=count, rate=count / elapsed)
+                rate = count / max(time.monotonic() - started, _REFRESH_SECONDS)
+                bar.update(task, completed=share(), events=count, rate=rate)
 
         painter = threading.Thread(target=refresh, name="progress", daemon=True)
         painter.start()
         try:
-            yield
+            yield clock
         finally:
+            clock.seconds = time.monotonic() - started
             done.set()
             painter.join()
 
 
-def outcome(client: Client, out: Console) -> bool:
-    """Accepted and rejected by reason, and whether the books balance."""
-    accepted = _number(client, "SELECT count() FROM events FINAL")
-    reasons = client.query("SELECT reason, events, example FROM rejects_by_reason ORDER BY events DESC").result_rows
-    read = _number(client, "SELECT sum(events) FROM progress FINAL")
-    rejected = sum(row[1] for row in reasons)
-    table = _table("Events", "", "events", "example")
-    table.add_row("accepted", f"{accepted:,}", "")
-    for reason, count, example in reasons:
-        table.add_row(f"rejected: {reason}", f"{count:,}", _cut(example))
-    out.print(table)
-    open_partitions = _number(client, "SELECT count() FROM completeness WHERE NOT balanced")
-    balanced = read == accepted + rejected and not open_partitions
-    sign = "=" if balanced else "≠"
-    out.print(
-        f"balance: {read:,} events in {sign} {accepted:,} accepted + {rejected:,} rejected"
-        + ("" if balanced else f" ({open_partitions} partitions do not balance)"),
-        style="green" if balanced else "bold red",
-        highlight=False,
+@contextmanager
+def steps(what: str, total: int | None, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar for work whose steps are told to the function given; nothing where standard error is no terminal."""
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not (shown and screen.is_terminal)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What a deployment has read, and what became of it."""
+
+    read: int = 0
+    accepted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    open_partitions: int = 0
+    """Partitions whose events are not all accepted or rejected."""
+
+    @property
+    def balanced(self) -> bool:
+        return self.read == self.accepted + sum(self.rejected.values()) and not self.open_partitions
+
+
+def books(client: Client) -> Books:
+    """The totals as the tables have them."""
+    rows = client.query("SELECT reason, sum(events), any(example) FROM rejects_by_reason GROUP BY reason").result_rows
+    reasons = sorted(rows, key=lambda row: (-row[1], _PRECEDENCE.get(row[0], len(Reason))))
+    return Books(
+        read=_number(client, "SELECT sum(events) FROM progress FINAL"),
+        accepted=_number(client, "SELECT count() FROM events FINAL"),
+        rejected={reason: int(count) for reason, count, _ in reasons},
+        examples={reason: example for reason, _, example in reasons},
+        open_partitions=_number(client, "SELECT count() FROM completeness WHERE NOT balanced"),
     )
-    return balanced
+
+
+def outcome(now: Books, before: Books, out: Console) -> None:
+    """Print accepted and rejected by reason, of this run and in total, and whether the books balance."""
+    rows = [("accepted", now.accepted, before.accepted, "")]
+    rows += [(f"rejected: {r}", n, before.rejected.get(r, 0), now.examples[r]) for r, n in now.rejected.items()]
+    again = before.read > 0
+    numbers = [[f"{n - earlier:,}", f"{n:,}"] if again else [f"{n:,}"] for _, n, earlier, _ in rows]
+    heads = ["new", "total"] if again else ["events"]
+    widths = [max(map(len, cells)) for cells in zip(heads, *numbers, strict=True)]
+    width = out.width - max(len(row[0]) for row in rows) - sum(widths) - 3 * (len(heads) + 2) - 1
+    table = _table("Events", "", *heads, "example")
+    for (name, _, _, example), cells in zip(rows, numbers, strict=True):
+        table.add_row(name, *cells, _cut(example, max(width, _EXAMPLE_CHARS_MIN)))
+    out.print(table)
+    sign = "=" if now.balanced else "≠"
+    partitions = f" ({now.open_partitions:,} partitions do not balance)" if now.open_partitions else ""
+    out.print(
+        f"balance: {now.read:,} events in {sign} {now.accepted:,} accepted + {sum(now.rejected.values()):,} rejected"
+        + partitions,
+        style="green" if now.balanced else "bold red",
+    )
+
+
+def speed(events: int, seconds: float) -> None:
+    """Say what this run has read, and how fast."""
+    rate = f" ({events / seconds:,.0f} a second)" if events and seconds > 0 else ""
+    print(f"this run: {events:,} events read in {seconds:,.1f} s{rate}", file=sys.stderr)
 
 
 def top_usage(client: Client, out: Console, limit: int = 10) -> None:
@@ -89,9 +149,10 @@ def top_usage(client: Client, out: Console, limit: int = 10) -> None:
     rows = client.query(
         """
         SELECT subject, plan, sumMap(map(meter, quantity)), sum(amount) AS cost, any(currency)
-        FROM (SELECT subject, plan, meter, max(quantity) AS quantity, sum(amount) AS amount, any(currency) AS currency
+        FROM (SELECT subject, plan, meter, max(quantity) AS quantity, sum(amount) AS amount, any(currency) AS currency,
+                  max(inputs) AS inputs
               FROM rated_usage_current GROUP BY subject, plan, meter, period_start, period_end)
-        GROUP BY subject, plan ORDER BY cost DESC, subject LIMIT {limit:UInt32}
+        GROUP BY subject, plan ORDER BY cost DESC, sum(inputs) DESC, subject LIMIT {limit:UInt32}
         """,
         parameters={"limit": limit},
     ).result_rows
@@ -103,18 +164,16 @@ def top_usage(client: Client, out: Console, limit: int = 10) -> None:
 
 
 def signals(client: Client, out: Console, limit: int = 10) -> None:
-    """How many signals were sent, and some of them."""
+    """How many signals were sent, and some of each type."""
     total = _number(client, "SELECT count() FROM signals FINAL")
     rows = client.query(
         """
         SELECT type, subject, feature, period_start, threshold, used FROM signals FINAL
-        ORDER BY type, used DESC, subject LIMIT {limit:UInt32}
+        ORDER BY type, used DESC, subject LIMIT {each:UInt32} BY type LIMIT {limit:UInt32}
         """,
-        parameters={"limit": limit},
+        parameters={"limit": limit, "each": limit // 2},
     ).result_rows
-    table = _table(
-        f"Signals ({min(limit, total):,} of {total:,})", "type", "subject", "feature", "period", "at", "used"
-    )
+    table = _table(f"Signals ({len(rows):,} of {total:,})", "type", "subject", "feature", "period", "at", "used")
     for kind, subject, feature, start, threshold, used in rows:
         texts = (quantity_text(threshold), quantity_text(used))
         table.add_row(kind, _cut(subject, 40), feature, f"{start:%Y-%m-%d}", *texts)
@@ -132,6 +191,17 @@ def warn(message: str) -> None:
     print(f"tally: {message}", file=sys.stderr)
 
 
+def stopping(at_once: bool) -> None:
+    """Say what a signal did; a bar that is cut off would leave the terminal without a cursor."""
+    if not at_once:
+        warn("stopping after what was read so far; once more ends at once")
+        return
+    screen = Console(stderr=True)
+    if screen.is_terminal:
+        screen.show_cursor()
+    warn("ended at once; run again to go on from the last snapshot" + ("\n" if screen.is_terminal else ""))
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="")
     for i, column in enumerate(columns):
@@ -147,7 +217,7 @@ def _number(client: Client, sql: str) -> int:
     return int(rows[0][0] or 0)
 
 
-def _cut(text: str, length: int = 60) -> str:
-    """One line of text, without control characters, so that data cannot draw on the terminal."""
+def _cut(text: str, length: int) -> str:
+    """One line of text, without control characters."""
     plain = "".join(c if c.isprintable() else "�" for c in text)
     return plain if len(plain) <= length else plain[: length - 1] + "…"

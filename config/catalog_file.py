@@ -226,9 +226,7 @@ class CatalogFile(CatalogOutline):
     )
     meters: dict[Name, MeterSpec] = Field(default={}, description="By name: what is measured.")
     plans: dict[Name, PlanSpec] = Field(default={}, description="By name: what it costs.")
-    subscriptions: list[SubscriptionSpec] = Field(
-        default=[], description="Who is on which plan when; later ones may come as tallyflow.subscription events."
-    )
+    subscriptions: list[SubscriptionSpec] = Field(default=[], description="Who is on which plan when.")
 
 
 def catalog_json_schema() -> dict[str, Any]:

@@ -65,15 +65,15 @@ class Settings(BaseSettings):
         description="The Kafka topic that usage events are read from.",
     )
     redis_url: Annotated[SecretStr, _url(("redis", "rediss", "unix"), "redis://:password@host:6379/0")] | None = Field(
-        None, description="Redis, for claims and quota state. Not set: an embedded server."
+        None, description="Redis, where claims are kept. Not set: an embedded server."
     )
-    clickhouse_url: Annotated[SecretStr, _url(("http", "https"), "http://user:password@host:8123")] | None = Field(
-        None, description="ClickHouse's HTTP interface. Not set: an embedded engine."
+    clickhouse_url: Annotated[SecretStr, _url(("http", "https"), "http://user:password@host:8123/tallyflow")] | None = (
+        Field(None, description="ClickHouse's HTTP interface and the database. Not set: an embedded engine.")
     )
     data_dir: Path = Field(Path(".tally"), description="Directory of embedded engines and of recovery snapshots.")
     batch_rows_max: int = Field(5000, ge=1, le=100_000, description="Most messages in one batch of a partition.")
-    epoch_seconds: int = Field(
-        5, ge=1, le=3600, description="How often a snapshot is taken: what a restart may have to read again."
+    epoch_seconds: float = Field(
+        5, ge=0.1, le=3600, description="How often a snapshot is taken: what a restart may have to read again."
     )
     shards: int = Field(
         64, ge=1, le=4096, description="Shards of the aggregation state. Changing it needs a rebuild from the ledger."

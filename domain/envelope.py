@@ -98,6 +98,7 @@ def structured(attributes: Mapping[str, str], value: bytes) -> bytes:
             `JSON_DEPTH_MAX` in the event; or an attribute cannot be written in UTF-8.
     """
     data = _one_value(value, JSON_DEPTH_MAX - 1)
+    attributes.get("data", "").encode()  # left out of the event, but kept with it
     event: dict[str, str | msgspec.Raw] = {name: text for name, text in attributes.items() if name != "data"}
     event["data"] = data
     return msgspec.json.encode(event)

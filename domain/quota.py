@@ -87,7 +87,8 @@ def signal_id(type: str, subject: str, feature: str, period_start_us: int, thres
 
 def absolute(entitlement: Entitlement, fraction: Decimal) -> int:
     """A threshold's quantity, scaled by 10^12 (the catalog allows only those that come out exact)."""
-    return int(entitlement.limit * fraction)
+    numerator, denominator = fraction.as_integer_ratio()  # a product of decimals would be rounded to 28 digits
+    return entitlement.limit * numerator // denominator
 
 
 def state_of(entitlement: Entitlement, used: int) -> QuotaState:

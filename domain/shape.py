@@ -209,7 +209,7 @@ def _check_number(shape: Shape, value: object) -> Fault | None:
         units = scaled(value)
     else:
         return _wrong(shape, value)
-    if units is None and abs(Decimal(value)) < NUMBER_LIMIT:
+    if units is None and Decimal(value).copy_abs() < NUMBER_LIMIT:  # abs() would round, and overflow
         return Fault("", f"has more than {QUANTITY_DECIMALS} decimals")
     if units is None:
         return Fault("", "must be less than 10^15 in size")

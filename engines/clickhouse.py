@@ -161,7 +161,18 @@ def _refused(error: ClickHouseError, where: str, database: str | None, password:
         return TallyError(f"{where} has no database {database!r} yet: `tally migrate` makes it (embedded: `tally run`)")
     if code in _AUTHENTICATION_FAILED:
         return TallyError(f"{where} refuses the user or the password: check TALLY_CLICKHOUSE_URL")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = _innermost(error) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
     if password:
         reason = reason.replace(password, "***")
     return TallyError(f"{where} cannot be used: {reason}. Is it running, and is its address right?")
+
+
+def _innermost(error: BaseException) -> str | None:
+    """What the operating system said, if anything: "Connection refused" tells more than what is wrapped around it."""
+    found = None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            found = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return found

@@ -1,7 +1,7 @@
 """The data directory: where a run without outside services keeps its state, and who may use it.
 
 Layout:
-    lock             held (flock) by the one process that uses the directory; holds its pid
+    lock             held (flock) by the one process that uses the directory; holds its pid, and whether it only reads
     redis/           the embedded Redis: append-only file, log, socket
     clickhouse/      the embedded ClickHouse
     recovery/        the snapshots of the dataflow
@@ -20,12 +20,18 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from domain.ports import TallyError
+
+QUERY_WAIT_SECONDS_MAX = 60.0
+"""How long a run waits for a query that has the directory to itself."""
+_WAIT_SECONDS = 0.1
+_READS = "query"
 
 RecordName = Literal["files", "deployment", "front"]
 
@@ -41,6 +47,11 @@ _DENIED = "this user may not write there: change its owner, or choose another di
 
 class DirectoryInUse(TallyError):
     """Another process holds the directory's lock."""
+
+    def __init__(self, message: str, *, by_query: bool = False) -> None:
+        super().__init__(message)
+        self.by_query = by_query
+        """It is a query, which will end by itself."""
 
 
 class DataDirectory:
@@ -62,15 +73,27 @@ class DataDirectory:
         return self.path / "recovery"
 
     @contextmanager
-    def acquire(self) -> Iterator[None]:
+    def acquire(self, *, reads: bool = False, query_wait_seconds_max: float = 0.0) -> Iterator[None]:
         """Make the directory and use it alone until the block ends, or until this process does.
+
+        Args:
+            reads: This is a query: a run that comes meanwhile may wait for it.
+            query_wait_seconds_max: How long to wait for such a query to end.
 
         Raises:
             DirectoryInUse: another run holds it; the message names its pid.
             TallyError: it cannot be made or locked.
         """
         self._make()
-        descriptor = self._lock()
+        deadline = time.monotonic() + query_wait_seconds_max
+        while True:
+            try:
+                descriptor = self._lock(_READS if reads else "run")
+                break
+            except DirectoryInUse as error:
+                if not error.by_query or time.monotonic() > deadline:
+                    raise
+            time.sleep(_WAIT_SECONDS)
         try:
             yield
         finally:
@@ -138,7 +161,7 @@ class DataDirectory:
         except OSError as error:
             raise _unusable(self.path, "use", error) from error
 
-    def _lock(self) -> int:
+    def _lock(self, use: str) -> int:
         path = self.path / "lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -147,14 +170,15 @@ class DataDirectory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(descriptor, f"{os.getpid()} {use}\n".encode(), 0)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            holder, _, use = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip().partition(" ")
             os.close(descriptor)
-            who = f"process {holder}" if holder else "another process"
+            who = (f"process {holder}" if holder else "another process") + (" (a query)" if use == _READS else "")
             raise DirectoryInUse(
                 f"the data directory {self.path} is in use by {who}: wait for it or stop it, "
-                "or give this run a directory of its own (--data-dir, TALLY_DATA_DIR)"
+                "or give this run a directory of its own (--data-dir, TALLY_DATA_DIR)",
+                by_query=use == _READS,
             ) from None
         except OSError as error:
             os.close(descriptor)

@@ -46,6 +46,8 @@ class Statement:
     """Writes rows, also behind a WITH."""
     totals: bool = False
     """Has the word TOTALS, whose extra rows cannot be sent block by block."""
+    reaches_files: bool = False
+    """Calls `file(...)`: unlike its namesake in FROM, the function is not held back by readonly = 1."""
 
     @property
     def reads(self) -> bool:
@@ -73,6 +75,7 @@ def parse_statement(sql: bytes) -> Statement:
         into_outfile=words.into_outfile,
         inserts=words.inserts,
         totals=words.totals,
+        reaches_files=words.reaches_files,
     )
 
 
@@ -82,7 +85,8 @@ class _Words:
     def __init__(self) -> None:
         self.kind = ""
         self.format: str | None = None
-        self.several = self.into_outfile = self.inserts = self.totals = False
+        self.several = self.into_outfile = self.inserts = self.totals = self.reaches_files = False
+        self._last = ""
         self._depth = 0
         self._ended = self._free_of_data = self._settings_follow = False
         self._before = ("", 0)
@@ -90,6 +94,8 @@ class _Words:
     def take(self, token: re.Match[bytes]) -> tuple[int, str] | None:
         """Note a token; of an insert whose data follows: where its statement ends, and the format."""
         sign = token["sign"]
+        self.reaches_files = self.reaches_files or (sign == b"(" and self._last == "FILE")
+        self._last = "" if token["word"] is None else token["word"].decode().upper()
         if sign == b";" and self._depth == 0:
             self._ended = True
             return None

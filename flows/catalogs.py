@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 
 from clickhouse_connect.driver.client import Client
 
-from config.catalog import CatalogError, check_change, load_catalog, load_history
+from config.catalog import CatalogError, check_change, load_catalog, load_history, sample_text
 from domain.catalog import History
 from domain.instants import to_datetime
+
+DEFAULT_SAMPLE = "api"
+"""The sample catalog that a deployment begins with when none is given."""
 
 _APPLIED = """
 SELECT version, toUnixTimestamp64Micro(effective_from), yaml, sha256 FROM catalogs FINAL ORDER BY version
@@ -40,14 +43,25 @@ def apply_catalog(client: Client, text: str | None) -> Applied:
 
     Args:
         client: Of the database that holds table `catalogs`.
-        text: YAML; None to go on with the current version.
+        text: YAML; None to go on with the current version, or to begin with the sample `DEFAULT_SAMPLE`.
 
     Raises:
         CatalogError: the text is not valid, or may not follow the current version; nothing was applied.
     """
+    applied = judge_catalog(client, text)
+    if applied.added is not None:
+        new = applied.history.versions[-1]
+        row = [new.version, new.sha256, new.yaml, to_datetime(new.effective_from_us), datetime.now(UTC)]
+        client.insert("catalogs", [row], column_names=["version", "sha256", "yaml", "effective_from", "applied_at"])
+    return applied
+
+
+def judge_catalog(client: Client, text: str | None) -> Applied:
+    """What `apply_catalog` would do with the same arguments, without doing it."""
     rows = [(int(n), int(since), str(yaml), str(sha)) for n, since, yaml, sha in client.query(_APPLIED).result_rows]
-    sha256 = hashlib.sha256(text.encode()).hexdigest() if text is not None else ""
-    if text is None or (rows and rows[-1][3] == sha256):
+    if text is None and not rows:
+        text = sample_text(DEFAULT_SAMPLE)
+    if text is None or (rows and rows[-1][3] == hashlib.sha256(text.encode()).hexdigest()):
         return Applied(load_history([row[:3] for row in rows]), None)
     catalog = load_catalog(text)
     version, effective_from_us = 1, 0
@@ -60,6 +74,4 @@ def apply_catalog(client: Client, text: str | None) -> Applied:
         faults = check_change(history, catalog, effective_from_us)
         if faults:
             raise CatalogError(faults)
-    row = [version, sha256, text, to_datetime(effective_from_us), datetime.now(UTC)]
-    client.insert("catalogs", [row], column_names=["version", "sha256", "yaml", "effective_from", "applied_at"])
     return Applied(load_history([*(row[:3] for row in rows), (version, effective_from_us, text)]), version)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bytewax._bytewax import cluster_main
@@ -16,6 +18,8 @@ from flows.start import Deployment
 
 _GC_THRESHOLDS = (100_000, 20, 100)
 """State is millions of long-lived small objects; the default thresholds scan them over and over."""
+
+_FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 
 
 def run(deployment: Deployment, workers: int) -> None:
@@ -28,6 +32,7 @@ def run(deployment: Deployment, workers: int) -> None:
     Raises:
         TallyError: what stopped the flow. It resumes at its last snapshot.
     """
+    _die_of_faults()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -47,6 +52,19 @@ def run(deployment: Deployment, workers: int) -> None:
         raise cause from error
 
 
+def _die_of_faults() -> None:
+    """Let a fault in native code end the process with a traceback, so that a supervisor can start it again.
+
+    chDB installs handlers that wait for a thread which only a server has: the process would hang for good.
+    """
+    faulthandler.disable()
+    if threading.current_thread() is threading.main_thread():
+        for number in _FAULTS:
+            signal.signal(number, signal.SIG_DFL)
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)
+
+
 def _tally_error(error: BaseException | None) -> TallyError | None:
     """The error of ours that Bytewax wrapped in its own, if there is one."""
     while error is not None:
@@ -57,11 +75,15 @@ def _tally_error(error: BaseException | None) -> TallyError | None:
 
 
 @contextmanager
-def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+def stopping_on_signals(stop: threading.Event, told: Callable[[bool], None] = lambda at_once: None) -> Iterator[None]:
     """Set `stop` on SIGTERM or SIGINT, whatever the main thread is doing; a second signal ends the process.
 
     The main thread waits inside Bytewax, where Python's own handlers would not run. So the interpreter
     only writes a byte to a pipe, and a thread reads it.
+
+    Args:
+        stop: What the sources look at.
+        told: Called from that thread on each signal, before it has its effect; with True if it is the second.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -70,9 +92,13 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
 
     def watch() -> None:
         while received := os.read(reader, 1):
-            if stop.is_set():
-                os._exit(128 + received[0])
-            stop.set()
+            at_once = stop.is_set()
+            try:
+                told(at_once)
+            finally:
+                if at_once:
+                    os._exit(128 + received[0])
+                stop.set()
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()

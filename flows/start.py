@@ -1,10 +1,11 @@
 """Starting a deployment: from settings to a flow that may run, in one order, refusing what is unsafe.
 
 1. take the data directory; 2. start or reach Redis and ClickHouse; 3. migrate (embedded) or require it;
-4. apply the catalog; 5. compare with what the deployment was made with; 6. open the source;
+4. compare with what the deployment was made with; 5. open the source; 6. apply the catalog;
 7. take the claim store over and bring it up to the ledger; 8. offer the embedded ClickHouse to others.
 
-Every refusal is a `TallyError` that says why and what to do. What was opened is closed in reverse.
+Every refusal is a `TallyError` that says why and what to do. What can be refused comes before the catalog
+is applied, so that a start that fails leaves the old one in force. What was opened is closed in reverse.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from domain.ports import TallyError
 from domain.totals import STATE_VERSION
 from engines import clickhouse
 from engines.clickhouse import EmbeddedClickHouse
-from engines.data_directory import DataDirectory
+from engines.data_directory import QUERY_WAIT_SECONDS_MAX, DataDirectory
 from engines.front import ClickHouseFront
 from engines.redis_server import RedisServer
 from flows.catalogs import Applied, apply_catalog
@@ -60,6 +61,7 @@ class Deployment:
 def use_packaged_time_zones() -> None:
     """Cut windows by the pinned tzdata package, not by whatever the machine has installed."""
     zoneinfo.reset_tzpath(to=[])
+    zoneinfo.ZoneInfo.clear_cache()
 
 
 @contextmanager
@@ -78,13 +80,15 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
     use_packaged_time_zones()
     directory = DataDirectory(settings.data_dir)
     with ExitStack() as opened:
-        opened.enter_context(directory.acquire())
+        opened.enter_context(directory.acquire(query_wait_seconds_max=QUERY_WAIT_SECONDS_MAX))
         client, engine = _open_clickhouse(settings, directory, opened)
         admin = client()
         opened.callback(admin.close)
-        applied = apply_catalog(admin, catalog)
-        _check_deployment(directory, settings, admin)
+        has_state = _check_deployment(directory, settings, admin)
         source = FileSource(files, directory.path / "files.json", batch_rows_max=settings.batch_rows_max, stop=stop)
+        applied = apply_catalog(admin, catalog)
+        if not has_state:
+            _make_deployment(directory, settings)
         claims = _open_claims(settings, directory, applied.history, opened)
         reclaimed = reclaim(claims, admin, TOPIC, source.partitions)
         sink = ClickHouseSink(
@@ -94,6 +98,7 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
             seconds=settings.flush_seconds,
             retry_seconds=settings.clickhouse_wait_seconds,
         )
+        opened.callback(sink.close)
         flow = build(
             source,
             history=applied.history,
@@ -153,25 +158,41 @@ def _open_claims(settings: Settings, directory: DataDirectory, history: History,
     return claims
 
 
-def _check_deployment(directory: DataDirectory, settings: Settings, client: Client) -> None:
-    """Refuse to go on with state that does not belong to this deployment or this ledger."""
+def _check_deployment(directory: DataDirectory, settings: Settings, client: Client) -> bool:
+    """Refuse to go on with state that does not belong to this deployment or this ledger.
+
+    Returns:
+        Whether there is saved state to go on from.
+    """
+    if not any(directory.recovery.glob("*.sqlite3")):
+        if int(client.query("SELECT count() FROM events").result_rows[0][0]):
+            raise TallyError(
+                f"the ledger holds events, but {directory.recovery} has no saved state: going on would count "
+                "from zero. Restore that directory, or start with a new data directory and run the files again."
+            )
+        return False
     made = directory.read("deployment")
-    wanted = {"topic": TOPIC, "shards": settings.shards, "state_version": STATE_VERSION}
-    has_state = any(directory.recovery.glob("*.sqlite3"))
-    if not has_state and int(client.query("SELECT count() FROM events").result_rows[0][0]):
+    if made is None:
         raise TallyError(
-            f"the ledger holds events, but {directory.recovery} has no saved state: going on would count "
-            "from zero. Restore that directory, or start with a new data directory and run the files again."
+            f"{directory.recovery} has saved state, but the record of what made it is missing from {directory.path}: "
+            "restore deployment.json, or start with a new data directory and run the files again"
         )
-    if made is not None and has_state:
-        for key, value in wanted.items():
-            if made.get(key) != value:
-                raise TallyError(
-                    f"this deployment was made with {key}={made.get(key)}, now it is {value}: go on with the old "
-                    "value, or start with a new data directory"
-                )
-        return
-    directory.write("deployment", wanted)
-    if not has_state:
-        directory.recovery.mkdir(parents=True, exist_ok=True)
-        init_db_dir(Path(directory.recovery), settings.recovery_partitions)
+    for key, value in _identity(settings).items():
+        if made.get(key) != value:
+            raise TallyError(
+                f"this deployment was made with {key}={made.get(key)}, now it is {value}: go on with the old "
+                "value, or start with a new data directory"
+            )
+    return True
+
+
+def _make_deployment(directory: DataDirectory, settings: Settings) -> None:
+    """Record what the deployment is made with, and make room for its state."""
+    directory.write("deployment", _identity(settings))
+    directory.recovery.mkdir(parents=True, exist_ok=True)
+    init_db_dir(Path(directory.recovery), settings.recovery_partitions)
+
+
+def _identity(settings: Settings) -> dict[str, str | int]:
+    """What saved state depends on."""
+    return {"topic": TOPIC, "shards": settings.shards, "state_version": STATE_VERSION}

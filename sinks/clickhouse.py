@@ -55,13 +55,14 @@ class _Buffer:
     quotas: dict[tuple[Any, ...], QuotaRow] = field(default_factory=dict)
     signals: dict[str, Signal] = field(default_factory=dict)
     count: int = 0
+    """Rows added, the repeats of a key too."""
 
     def add(self, item: Item) -> None:
         match item:
             case Batch():
                 self.batches.append(item)
                 self.progress[item.raw.partition] = rows.progress_row(item)
-                self.count += len(item.raw.offsets)
+                self.count += len(item.raw.offsets) + 1
             case Rated():
                 self._add_rated(item)
             case Watched():
@@ -69,7 +70,7 @@ class _Buffer:
                     self.quotas[row[:5]] = row
                 for signal in item.signals:
                     self.signals.setdefault(signal.id, signal)
-                self.count += len(item.quotas)
+                self.count += len(item.quotas) + len(item.signals)
 
     def _add_rated(self, rated: Rated) -> None:
         usage = self.usage
@@ -78,7 +79,7 @@ class _Buffer:
         self.members.update(rated.updates.members)
         for row in rated.rows:
             self.rated[row[:5]] = row
-        self.count += len(rated.updates.usage) + len(rated.rows)
+        self.count += len(rated.updates.usage) + len(rated.updates.members) + len(rated.rows)
 
     def tables(self, topic: str) -> list[tuple[str, pa.Table]]:
         """The tables to insert, in order: progress last, so that it never claims what is not there."""
@@ -109,7 +110,8 @@ class _Writer:
         self._topic = topic
         self._retry_seconds = retry_seconds
         self._waiting: queue.Queue[_Buffer | None] = queue.Queue(maxsize=1)
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
+        self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clickhouse-writer", daemon=True)
         self._thread.start()
 
@@ -124,8 +126,16 @@ class _Writer:
         self._raise()
 
     def close(self) -> None:
-        self._waiting.put(None)
-        self._thread.join()
+        """Write what was handed over, then end the thread and its client; raises nothing, may be called again."""
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+            self._client.close()
+
+    def abandon(self) -> None:
+        """Close, but drop what is not written yet."""
+        self._abandoned.set()
+        self.close()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -135,12 +145,16 @@ class _Writer:
         while (buffer := self._waiting.get()) is not None:
             try:
                 if self._error is None:
-                    for name, table in buffer.tables(self._topic):
-                        self._insert(name, table)
-            except Exception as error:  # kept for the flow's own thread, which raises it
+                    self._write(buffer)
+            except BaseException as error:  # kept for the flow's own thread, which raises it
                 self._error = error
             finally:
                 self._waiting.task_done()
+
+    def _write(self, buffer: _Buffer) -> None:
+        for name, table in buffer.tables(self._topic):
+            if not self._abandoned.is_set():
+                self._insert(name, table)
 
     def _insert(self, name: str, table: pa.Table) -> None:
         """Insert a table; a passing failure is tried again until the bound has run out."""
@@ -153,12 +167,12 @@ class _Writer:
             except ClickHouseError as error:
                 if not passes(error):
                     raise TallyError(f"ClickHouse refused {len(table)} rows of {name}: {error}") from error
-                if time.monotonic() + pause > give_up:
+                if time.monotonic() + pause > give_up or self._abandoned.is_set():
                     raise TallyError(
                         f"ClickHouse did not take {len(table)} rows of {name} in {self._retry_seconds:g} s: {error}. "
                         "Nothing is lost: the flow resumes at its last snapshot once ClickHouse answers."
                     ) from error
-            time.sleep(pause)
+            self._abandoned.wait(pause)
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
 
@@ -191,12 +205,14 @@ class _Partition(StatefulSinkPartition[Item, None]):
 
     @override
     def close(self) -> None:
-        self._hand_over()
-        self._writer.flush()
-        self._writer.close()
+        """End without writing: what counts is behind a barrier, and an error stops the flow without a flush.
+
+        Never raises: Bytewax also calls this while an error unwinds, where another one would abort the process.
+        """
+        self._writer.abandon()
 
     def _hand_over(self) -> None:
-        if self._buffer.count or self._buffer.batches:
+        if self._buffer.count:
             self._writer.write(self._buffer)
             self._buffer = _Buffer()
         self._since = time.monotonic()
@@ -221,6 +237,12 @@ class ClickHouseSink(FixedPartitionedSink[Item, None]):
         self._rows_max = rows_max
         self._seconds = seconds
         self._retry_seconds = retry_seconds
+        self._writers: list[_Writer] = []
+
+    def close(self) -> None:
+        """End what the flow leaves behind when it fails; rows that are not written yet are dropped."""
+        for writer in self._writers:
+            writer.abandon()
 
     @override
     def list_parts(self) -> list[str]:
@@ -229,4 +251,5 @@ class ClickHouseSink(FixedPartitionedSink[Item, None]):
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition:
         writer = _Writer(self._client(), self._topic, self._retry_seconds)
+        self._writers.append(writer)
         return _Partition(writer, self._rows_max, self._seconds)

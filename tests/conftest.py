@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engines.redis_server import RedisServer
+
+settings.register_profile("tallyflow", deadline=None)  # a busy machine is no fault
+settings.load_profile("tallyflow")
+zoneinfo.reset_tzpath(to=[])  # every test by the pinned tzdata package, as a flow is; what is cached stays
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 -- The ledger: every accepted event, keyed by its position, so that writing one twice is writing it once.
--- content_hash lets lost claims be rebuilt without reading payloads.
+-- content_hash lets lost claims be rebuilt without reading payloads. by_time narrows a read to the granules of
+-- its time range, by_subject to the subject's rows where that leaves too many.
 CREATE TABLE events
 (
     log_topic     LowCardinality(String),
@@ -16,6 +17,7 @@ CREATE TABLE events
     payload       String CODEC(ZSTD(1)),
     content_hash  UInt64,
     INDEX by_id id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX by_time time TYPE minmax GRANULARITY 1,
     PROJECTION by_subject (SELECT subject, time, _part_offset ORDER BY subject, time)
 )
 ENGINE = ReplacingMergeTree

@@ -64,7 +64,7 @@ def test_every_bad_variable_is_listed_with_its_remedy_but_never_an_address(monke
         ),
         (
             "  TALLY_CLICKHOUSE_URL=(hidden) is no http/https address; "
-            "write an address such as http://user:password@host:8123"
+            "write an address such as http://user:password@host:8123/tallyflow"
         ),
         "  TALLY_BATCH_ROWS_MAX='0' is too small; use 1 or more",
         "  TALLY_SHARDS='many' is no integer; write digits",

@@ -1,4 +1,4 @@
-"""One embedded engine for all tests of this folder: chDB admits one directory a process."""
+"""One embedded engine for all tests of this folder, closed after them: chDB admits one directory a process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engines.data_directory import DataDirectory
 from engines.front import ClickHouseFront
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def held_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataDirectory]:
     directory = DataDirectory(tmp_path_factory.mktemp("tally") / "data")
     with directory.acquire():
         yield directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine(held_directory: DataDirectory) -> Iterator[EmbeddedClickHouse]:
     with EmbeddedClickHouse(held_directory.clickhouse) as engine:
         client = engine.client()

@@ -159,13 +159,13 @@ with directory.acquire():
     killed = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, timeout=60)
     assert killed.returncode == -9 and (tmp_path / "front.json").exists()
     read = """
-import sys
+import os, sys
 from clickhouse_connect.driver.exceptions import DatabaseError
 from engines.data_directory import DataDirectory, DirectoryInUse
 from engines.reader import open_reader
 directory = DataDirectory(sys.argv[1])
 with open_reader(directory) as reader:
-    print(reader.command("SELECT count() FROM t"), directory.read("front"))
+    print(reader.command("SELECT count() FROM t"), directory.read("front")["pid"] == os.getpid())
     try:
         reader.command("DROP TABLE t")
     except DatabaseError as error:
@@ -176,6 +176,6 @@ with open_reader(directory) as reader:
     except DirectoryInUse:
         print("held")
 with directory.acquire():
-    print("free")
+    print("free", directory.read("front"))
 """
-    assert run(read, tmp_path).split() == ["1", "None", "True", "held", "free"]
+    assert run(read, tmp_path).split() == ["1", "True", "True", "held", "free", "None"]

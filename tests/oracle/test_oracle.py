@@ -80,8 +80,8 @@ def span(start: str, end: str) -> tuple[int, int]:
         ("America/Havana", "1d", "2026-03-08T05:00:00Z", "2026-03-08T05:00:00Z", "2026-03-09T04:00:00Z"),
         ("America/Havana", "1d", "2026-03-08T04:59:59Z", "2026-03-07T05:00:00Z", "2026-03-08T05:00:00Z"),
         # 01:00 becomes 00:00: the day starts at the first midnight and has two hours 00:00.
-        ("America/Havana", "1d", "2026-11-01T05:30:00Z", "2026-11-01T04:00:00Z", "2026-11-02T05:00:00Z"),
-        ("America/Havana", "1h", "2026-11-01T05:30:00Z", "2026-11-01T05:00:00Z", "2026-11-01T06:00:00Z"),
+        ("America/Havana", "1d", "2025-11-02T05:30:00Z", "2025-11-02T04:00:00Z", "2025-11-03T05:00:00Z"),
+        ("America/Havana", "1h", "2025-11-02T05:30:00Z", "2025-11-02T05:00:00Z", "2025-11-02T06:00:00Z"),
         # 24:00 becomes 23:00 of the day before.
         ("America/Santiago", "1d", "2026-04-05T03:30:00Z", "2026-04-04T03:00:00Z", "2026-04-05T04:00:00Z"),
         # 02:00 becomes 01:30.

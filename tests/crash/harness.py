@@ -1,0 +1,133 @@
+"""Runs `tally run` in processes of its own, kills them, and reads what stands afterwards."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engines.clickhouse import EmbeddedClickHouse
+from sinks.migrate import DATABASE
+from tests.oracle import Tables
+from tests.tables import read_tables
+
+ROOT = Path(__file__).parents[2]
+_RUN_SECONDS_MAX = 120
+
+
+@dataclass
+class Deployment:
+    """A data directory, the input that grows under it, and how its runs are started."""
+
+    folder: Path
+    contents: list[bytes]
+    catalog: str
+    workers: int = 1
+    batch_rows_max: int = 10
+    """Small, so that a run lasts for several epochs."""
+    mutation: str = ""
+    """One of `tests.crash.mutants`, or none."""
+    _given: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.folder / "in").mkdir(parents=True)
+        (self.folder / "catalog.yaml").write_text(self.catalog, encoding="utf-8")
+        self._given = [0] * len(self.contents)
+        self.grow(0.0)
+
+    def grow(self, share: float) -> None:
+        """Let the input files reach this share of their contents, cut after a line end."""
+        for number, content in enumerate(self.contents):
+            end = len(content) if share >= 1 else content.rfind(b"\n", 0, int(len(content) * share)) + 1
+            with open(self.folder / "in" / f"{number}.ndjson", "ab") as file:
+                file.write(content[self._given[number] : end])
+            self._given[number] = end
+
+    def start(self) -> subprocess.Popen[bytes]:
+        module = ["-m", "tests.crash.mutants", self.mutation] if self.mutation else ["-m", "cli.main"]
+        arguments = ["run", "--source", f"file:{self.folder}/in/*.ndjson", "--data-dir", str(self.data)]
+        arguments += ["--catalog", str(self.folder / "catalog.yaml"), "--workers", str(self.workers)]
+        settings = {"TALLY_EPOCH_SECONDS": "0.3", "TALLY_BATCH_ROWS_MAX": str(self.batch_rows_max)}
+        log = open(self.folder / "log", "ab")  # noqa: SIM115 - the process keeps it
+        with log:
+            return subprocess.Popen(
+                [sys.executable, *module, *arguments],
+                cwd=ROOT,
+                env={**os.environ, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def codes(self) -> set[int]:
+        """The exit codes of a run that ends by itself; a wrong build may also find that its books do not balance."""
+        return {0, 3} if self.mutation else {0}
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def finish(self) -> None:
+        """Run to the end of the whole input."""
+        self.grow(1.0)
+        process = self.start()
+        assert process.wait(_RUN_SECONDS_MAX) in self.codes, (self.folder / "log").read_text()[-3000:]
+
+    def tables(self) -> Tables:
+        with EmbeddedClickHouse(self.data / "clickhouse") as engine, engine.client(DATABASE) as client:
+            return read_tables(client)
+
+
+def run_with_kills(deployment: Deployment, seed: int, kills: int) -> None:
+    """Let the input grow, run, and `kill -9` at random moments, until that many runs died; then finish.
+
+    A moment is drawn from the whole life of a run: start-up, claiming, flushing, snapshot, the end.
+    """
+    draw = random.Random(seed)
+    killed = attempts = 0
+    while killed < kills:
+        attempts += 1
+        assert attempts <= kills * 5, f"only {killed} of {attempts} runs lived long enough to be killed"
+        deployment.grow((killed + 1) / (kills + 1))
+        process = deployment.start()
+        try:
+            code = process.wait(draw.uniform(0.5, 3.5))
+            assert code in deployment.codes, (deployment.folder / "log").read_text()[-3000:]
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+            _assert_no_orphan(deployment)
+    deployment.finish()
+
+
+def _assert_no_orphan(deployment: Deployment) -> None:
+    """The embedded Redis dies with the flow that started it."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if not _processes_in(deployment.data / "redis"):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"a redis-server outlived its flow: {_processes_in(deployment.data / 'redis')}")
+
+
+def _processes_in(folder: Path) -> list[str]:
+    """Processes whose working directory is the folder, or that name it on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            inside = os.readlink(entry / "cwd") == str(folder)
+        except OSError:
+            continue
+        if inside or str(folder) in command:
+            found.append(f"{entry.name} {command}")
+    return found

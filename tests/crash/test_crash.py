@@ -1,0 +1,57 @@
+"""Killed at any moment, as often as you like: the books are those of a run that was never disturbed."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.crash.harness import Deployment, run_with_kills
+from tests.crash.mutants import MUTANTS
+from tests.oracle import Tables, compute
+from tests.tables import differences, expected_tables
+from tests.workload import generate, kitchen_sink_catalog
+
+SEED = 20_26
+EVENTS = 1_500
+
+
+@cache
+def workload() -> list[bytes]:
+    return generate(SEED, EVENTS, 20, 4)
+
+
+@cache
+def expected() -> Tables:
+    return expected_tables(compute([(0, kitchen_sink_catalog())], list(enumerate(workload()))))
+
+
+def deployment(folder: Path, workers: int, mutation: str = "") -> Deployment:
+    return Deployment(folder / "deployment", workload(), kitchen_sink_catalog(), workers, mutation=mutation)
+
+
+def check_kills(folder: Path, seed: int, kills: int, workers: int) -> None:
+    print(f"seed {seed}, {kills} kills, {workers} workers")
+    deployed = deployment(folder, workers)
+    run_with_kills(deployed, seed, kills)
+    assert "\n".join(differences(deployed.tables(), expected())) == ""
+
+
+def test_a_few_kills_leave_no_trace(tmp_path: Path) -> None:
+    check_kills(tmp_path, seed=1, kills=4, workers=2)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_twenty_kills_leave_no_trace(tmp_path: Path, workers: int) -> None:
+    check_kills(tmp_path, seed=100 + workers, kills=20, workers=workers)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("mutation", sorted(MUTANTS))
+def test_the_crash_test_sees_a_wrong_build(tmp_path: Path, mutation: str) -> None:
+    """The same kills that leave no trace on the real build show on this one."""
+    deployed = deployment(tmp_path, workers=2, mutation=mutation)
+    run_with_kills(deployed, seed=1, kills=4)
+    assert differences(deployed.tables(), expected()), f"{mutation} went unseen"
