@@ -56,7 +56,7 @@ def app() -> None:
     """Entry point: an error that a user can act on is one message and exit code 1, without a traceback."""
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it logs, it raises too
     try:
-        commands()
+        commands(prog_name="tally")
     except TallyError as error:
         print(f"tally: {error}", file=sys.stderr)
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ def query_command(
 ) -> None:
     """Run SQL and print JSON lines; decimals and 64-bit integers are strings, so that none is rounded."""
     statement = readable(sql)
-    with _client(settings_with(data_dir)) as client:
+    with _ended_by_ctrl_c(), _client(settings_with(data_dir)) as client:
         for block in json_lines(client, statement):
             sys.stdout.buffer.write(block)
         sys.stdout.buffer.flush()
@@ -53,6 +54,16 @@ def readable(sql: str) -> str:
     if statement.format is not None:
         raise TallyError(f"tally query prints JSON lines: leave FORMAT {statement.format} out")
     return text
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end the process at once: a query has nothing to put in order, and may run for long."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

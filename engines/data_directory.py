@@ -48,10 +48,10 @@ _DENIED = "this user may not write there: change its owner, or choose another di
 class DirectoryInUse(TallyError):
     """Another process holds the directory's lock."""
 
-    def __init__(self, message: str, *, by_query: bool = False) -> None:
+    def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
-        self.by_query = by_query
-        """It is a query, which will end by itself."""
+        self.passing = passing
+        """It is a query, which will end by itself, or a process that is about to begin or to end."""
 
 
 class DataDirectory:
@@ -91,7 +91,7 @@ class DataDirectory:
                 descriptor = self._lock(_READS if reads else "run")
                 break
             except DirectoryInUse as error:
-                if not error.by_query or time.monotonic() > deadline:
+                if not error.passing or time.monotonic() > deadline:
                     raise
             time.sleep(_WAIT_SECONDS)
         try:
@@ -178,7 +178,7 @@ class DataDirectory:
             raise DirectoryInUse(
                 f"the data directory {self.path} is in use by {who}: wait for it or stop it, "
                 "or give this run a directory of its own (--data-dir, TALLY_DATA_DIR)",
-                by_query=use == _READS,
+                passing=use == _READS or not holder,
             ) from None
         except OSError as error:
             os.close(descriptor)

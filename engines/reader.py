@@ -35,7 +35,7 @@ _JSON_SETTINGS = {
 }
 _EXCEPTION = re.compile(r"(?:Code: \d+\. DB::Exception: )+(.*)", re.DOTALL)
 _NOISE = re.compile(
-    r"""\s*FORMAT\ JSONEachRow\.? | \s*Expected\ one\ of:.*(?=\(SYNTAX_ERROR\))
+    r"""\s*(?:FORMAT\ )?JSONEachRow\.? | \s*Expected\ one\ of:.*(?=\(SYNTAX_ERROR\))
     | \n\d+\ [0-9a-f]{16}\s*\Z | \(version\ [^)]*\) | \(for\ url\ [^)]*\) | \bdefault:\ (?=Cannot)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -149,6 +149,7 @@ def _to_end(stream: HTTPResponse, text: bytes) -> str:
 def _explained(message: str) -> str:
     """ClickHouse's own words in one line, without its code, version, address and list of all tokens."""
     found = _EXCEPTION.search(message)
-    text = " ".join(_NOISE.sub(" ", (found[1] if found else message).split("\r\n")[0]).split())
+    told = (found[1] if found else message).split("\r\n")[0].replace("(JSONEachRow)", "(the end)")
+    text = " ".join(_NOISE.sub(" ", told).split())
     hint = ": a query reads this deployment's tables, and brings no settings" if "(READONLY)" in text else ""
     return f"ClickHouse: {text}{hint}"

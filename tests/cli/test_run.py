@@ -320,8 +320,6 @@ ERROR = "raise TallyError('the disk is full: free some space')"
         (BATCH, 1, ERROR),
         (TOTALS, 3, ERROR),
         (WRITER, 1, ERROR),
-        (WRITER, 3, ERROR),
-        (WRITER, 1, "raise KeyError('a bug')"),
         (TOTALS, 3, "raise KeyError('a bug')"),
         (TOTALS, 1, "os.abort()"),
     ],

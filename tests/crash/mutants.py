@@ -20,8 +20,8 @@ class SeenSet(RedisClaims):
 
     def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
         seen = {}
-        for i, (source, id) in enumerate(zip(requests.sources, requests.ids, strict=True)):
-            first = self._link.do("SET", f"seen:{len(source)}:{source}:{id}", 1, "NX")
+        for i, (source, name) in enumerate(zip(requests.sources, requests.ids, strict=True)):
+            first = self._link.do("SET", f"seen:{len(source)}:{source}:{name}", 1, "NX")
             if first is None:
                 seen[i] = Claim(Position(0, 0), requests.contents[i])
         return seen
