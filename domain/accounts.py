@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,26 @@ from domain import calendar
 from domain.catalog import Catalog, History, PeriodKind, Subscription
 
 Int64s = NDArray[np.int64]
-Bounds = tuple[Int64s, Int64s]
 
 NO_PLAN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """The windows or periods of a batch's rows: start and end of each row's, and its number below `count`."""
+
+    starts: Int64s
+    ends: Int64s
+    numbers: Int64s
+    count: int
+
+    @classmethod
+    def of(cls, starts: Int64s, ends: Int64s) -> Spans:
+        """Number the distinct spans; two may begin together and end apart (in different zones)."""
+        first, by_start = np.unique(starts, return_inverse=True)
+        last, by_end = np.unique(ends, return_inverse=True)
+        return cls(starts, ends, by_start * len(last) + by_end, len(first) * len(last))
+
 
 _PERIOD_WINDOWS = {PeriodKind.HOUR: "1h", PeriodKind.DAY: "1d", PeriodKind.MONTH: "1mo"}
 
@@ -35,7 +53,7 @@ class Accounts:
         self._times = times_us
         self._zones = [catalog.timezone]
         self._zone_of = np.zeros(count, np.int64)
-        self._bounds: dict[str, Bounds] = {}
+        self._spans: dict[str, Spans] = {}
         self._subscribed: list[tuple[int, Subscription]] = []
         self.plans: list[str] = [] if catalog.default_plan is None else [catalog.default_plan]
         self.plan_of = np.full(count, NO_PLAN if catalog.default_plan is None else 0, np.int64)
@@ -46,25 +64,25 @@ class Accounts:
         """Give the rows that a subscription covers its plan and zone."""
         plans = {name: i for i, name in enumerate(self.plans)}
         zones = {name: i for i, name in enumerate(self._zones)}
-        times = self._times
         subscriptions = catalog.subscriptions
-        for row in [i for i, subject in enumerate(subjects) if subject in subscriptions]:
-            found = covering(subscriptions[subjects[row]], int(times[row]))
-            if found is None:
-                continue
-            self._subscribed.append((row, found))
-            self.plan_of[row] = plans.setdefault(found.plan, len(plans))
-            self._zone_of[row] = zones.setdefault(found.timezone, len(zones))
+        rows = [i for i, subject in enumerate(subjects) if subject in subscriptions]
+        covers = {subject: _coverages(subscriptions[subject]) for subject in {subjects[row] for row in rows}}
+        for row, time_us in zip(rows, self._times[rows].tolist(), strict=True):
+            found = _covering(covers[subjects[row]], time_us)
+            if found is not None:
+                self._subscribed.append((row, found))
+                self.plan_of[row] = plans.setdefault(found.plan, len(plans))
+                self._zone_of[row] = zones.setdefault(found.timezone, len(zones))
         self.plans, self._zones = list(plans), list(zones)
 
-    def windows(self, window: str) -> Bounds:
-        """Start and end of the window that holds each row, cut in the row's zone."""
-        bounds = self._bounds.get(window)
-        if bounds is None:
-            bounds = self._bounds[window] = self._cut(window)
-        return bounds
+    def windows(self, window: str) -> Spans:
+        """The window that holds each row, cut in the row's zone."""
+        spans = self._spans.get(window)
+        if spans is None:
+            spans = self._spans[window] = Spans.of(*self._cut(window))
+        return spans
 
-    def _cut(self, window: str) -> Bounds:
+    def _cut(self, window: str) -> tuple[Int64s, Int64s]:
         if len(self._zones) == 1:
             return calendar.window_bounds(self._zones[0], window, self._times)
         starts, ends = np.empty_like(self._times), np.empty_like(self._times)
@@ -74,30 +92,40 @@ class Accounts:
                 starts[rows], ends[rows] = calendar.window_bounds(zone, window, self._times[rows])
         return starts, ends
 
-    def periods(self, kind: PeriodKind) -> Bounds:
-        """Start and end of the period of a kind that holds each row."""
+    def periods(self, kind: PeriodKind) -> Spans:
+        """The period of a kind that holds each row."""
         if kind is not PeriodKind.BILLING:
             return self.windows(_PERIOD_WINDOWS[kind])
-        bounds = self._bounds.get(kind)
-        if bounds is None:
-            bounds = self._bounds[kind] = self._billing()
-        return bounds
+        spans = self._spans.get(kind)
+        if spans is None:
+            spans = self._spans[kind] = self._billing()
+        return spans
 
-    def _billing(self) -> Bounds:
-        starts, ends = self.windows("1mo")
+    def _billing(self) -> Spans:
+        months = self.windows("1mo")
         if not self._subscribed:
-            return starts, ends
-        starts, ends = starts.copy(), ends.copy()
+            return months
+        starts, ends = months.starts.copy(), months.ends.copy()
         for row, found in self._subscribed:
             time_us = int(self._times[row])
             starts[row], ends[row] = calendar.billing_period(found.timezone, found.start, found.end, time_us)
-        return starts, ends
+        return Spans.of(starts, ends)
+
+
+_Coverage = tuple[int, int | None, Subscription]
 
 
 def covering(subscriptions: tuple[Subscription, ...], time_us: int) -> Subscription | None:
     """The one of a subject's subscriptions that covers a time."""
-    for subscription in subscriptions:
-        start, end = calendar.coverage_us(subscription.timezone, subscription.start, subscription.end)
+    return _covering(_coverages(subscriptions), time_us)
+
+
+def _coverages(subscriptions: tuple[Subscription, ...]) -> list[_Coverage]:
+    return [(*calendar.coverage_us(s.timezone, s.start, s.end), s) for s in subscriptions]
+
+
+def _covering(coverages: list[_Coverage], time_us: int) -> Subscription | None:
+    for start, end, subscription in coverages:
         if start <= time_us and (end is None or time_us < end):
             return subscription
     return None

@@ -1,6 +1,7 @@
 """The merge algebra, and the table of cells it works on.
 
-A cell is a small list `[inputs, value, version]`; what `value` is depends on the aggregation:
+A cell is a row: its key, the number of inputs, a value, and the greatest catalog version among its
+inputs. What the value is depends on the aggregation:
 
 | aggregation | value | merge |
 |---|---|---|
@@ -15,7 +16,7 @@ Every merge is associative and commutative, so the order in which batches arrive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,169 +24,205 @@ import pyarrow as pa
 from domain.catalog import Aggregation
 from domain.values import QUANTITY_SCALE
 
-Cell = list[Any]
 Key = tuple[Any, ...]
-Merge = Callable[[Cell, int, Any, int], Any]
-"""Merges (cell, inputs, value of a group, partition it came from); `unique` returns the new members."""
+"""Begins with (subject, start_us, end_us)."""
 
 _QUANTITY_BYTES = 16
-
-
-def _merge_count(cell: Cell, inputs: int, value: Any, partition: int) -> None:
-    cell[0] += inputs
-
-
-def _merge_sum(cell: Cell, inputs: int, value: Any, partition: int) -> None:
-    cell[0] += inputs
-    cell[1] += value
-
-
-def _merge_min(cell: Cell, inputs: int, value: Any, partition: int) -> None:
-    cell[0] += inputs
-    if cell[1] is None or value < cell[1]:
-        cell[1] = value
-
-
-def _merge_max(cell: Cell, inputs: int, value: Any, partition: int) -> None:
-    cell[0] += inputs
-    if cell[1] is None or value > cell[1]:
-        cell[1] = value
-
-
-def _merge_latest(cell: Cell, inputs: int, value: Any, partition: int) -> None:
-    cell[0] += inputs
-    time_us, offset, index, number = value
-    seen = (time_us, partition, offset, index, number)
-    if cell[1] is None or seen > cell[1]:
-        cell[1] = seen
-
-
-def _merge_unique(cell: Cell, inputs: int, value: Any, partition: int) -> list[str]:
-    cell[0] += inputs
-    members = cell[1]
-    new = [member for member in value if member not in members]
-    members.update(new)
-    return new
-
-
-def merger(aggregation: Aggregation) -> Merge:
-    """The function that merges a group into a cell."""
-    match aggregation:
-        case Aggregation.COUNT:
-            return _merge_count
-        case Aggregation.SUM | Aggregation.AVG:
-            return _merge_sum
-        case Aggregation.MIN:
-            return _merge_min
-        case Aggregation.MAX:
-            return _merge_max
-        case Aggregation.LATEST:
-            return _merge_latest
-        case Aggregation.UNIQUE:
-            return _merge_unique
-
-
-def empty(aggregation: Aggregation) -> Cell:
-    """A cell without inputs."""
-    match aggregation:
-        case Aggregation.COUNT | Aggregation.SUM | Aggregation.AVG:
-            return [0, 0, 0]
-        case Aggregation.UNIQUE:
-            return [0, set(), 0]
-        case _:
-            return [0, None, 0]
-
-
-def aggregate_of(aggregation: Aggregation, cell: Cell) -> int:
-    """The aggregate, scaled by 10^12: what `usage.value` holds (of avg, the sum)."""
-    match aggregation:
-        case Aggregation.COUNT:
-            return int(cell[0]) * QUANTITY_SCALE
-        case Aggregation.LATEST:
-            return int(cell[1][4])
-        case Aggregation.UNIQUE:
-            return len(cell[1]) * QUANTITY_SCALE
-        case _:
-            return int(cell[1])
-
-
-def quantity(aggregation: Aggregation, cell: Cell) -> int:
-    """What a price or a limit applies to, scaled by 10^12 (avg: rounded half to even)."""
-    if aggregation is not Aggregation.AVG:
-        return aggregate_of(aggregation, cell)
-    quotient, rest = divmod(int(cell[1]), int(cell[0]))
-    twice = 2 * rest - int(cell[0])
-    return quotient + (1 if twice > 0 or (twice == 0 and quotient % 2) else 0)
+_KEY_TYPES = {str: pa.string(), int: pa.int64()}
 
 
 class Cells:
-    """One family of totals: the cells of a meter's windows, of a price or of an entitlement.
+    """One family of totals: a meter's windows, the billing periods of a price, the periods of an entitlement.
 
-    Keys begin with (subject, start_us, end_us); meters add (booked_on_day, dimensions_key), prices add
-    (part,).
+    Rows are columns of Python lists; a key's place in them is its place in `rows`. Keys are only added
+    (or all laid anew by `forget`), so a snapshot encodes each key once.
     """
 
     def __init__(self, aggregation: Aggregation) -> None:
         self.aggregation = aggregation
-        self.merge = merger(aggregation)
-        self.by_key: dict[Key, Cell] = {}
+        self.rows: dict[Key, int] = {}
+        self.inputs: list[int] = []
+        self._values: list[Any] = []
+        self._versions: list[int] = []
+        self._encoded: list[pa.RecordBatch] = []
+        self._new_keys: list[Key] = []
 
     def __len__(self) -> int:
-        return len(self.by_key)
+        return len(self.rows)
 
-    def forget(self, horizon_us: int) -> None:
-        """Drop every cell whose window or period ended at or before the horizon."""
-        self.by_key = {key: cell for key, cell in self.by_key.items() if key[2] > horizon_us}
+    def find(self, keys: Sequence[Key]) -> list[int | None]:
+        """The row of each key, None where there is none."""
+        return list(map(self.rows.get, keys))
 
-    def to_arrow(self) -> pa.Table:
-        """The cells as columns; an immutable copy."""
-        keys = list(zip(*self.by_key, strict=True))
-        inputs, values, versions = zip(*self.by_key.values(), strict=True)
-        columns = {f"k{i}": pa.array(column) for i, column in enumerate(keys)}
-        columns["inputs"] = pa.array(inputs, pa.int64())
-        columns["version"] = pa.array(versions, pa.int32())
+    def places(self, keys: Sequence[Key], check_open: Callable[[list[Key]], None]) -> list[int]:
+        """The row of each key (no key twice); `check_open` may raise on the new ones before they get theirs."""
+        found = self.find(keys)
+        if None not in found:
+            return found  # type: ignore[return-value]  # there is no None in it
+        fresh = [key for key, place in zip(keys, found, strict=True) if place is None]
+        check_open(fresh)
+        first = len(self.rows)
+        self.rows.update(zip(fresh, range(first, first + len(fresh)), strict=True))
+        self.inputs += [0] * len(fresh)
+        self._versions += [0] * len(fresh)
+        self._values += self._empty(len(fresh))
+        self._new_keys += fresh
+        added = iter(range(first, first + len(fresh)))
+        return [next(added) if place is None else place for place in found]
+
+    def _empty(self, count: int) -> list[Any]:
+        """Values of rows without inputs."""
+        match self.aggregation:
+            case Aggregation.SUM | Aggregation.AVG:
+                return [0] * count
+            case Aggregation.UNIQUE:
+                return [set() for _ in range(count)]
+            case _:
+                return [None] * count
+
+    def merge(self, places: Sequence[int], inputs: Sequence[int], values: Sequence[Any], partition: int) -> None:
+        """Merge a group into each row; `partition` is where the groups come from.
+
+        Every merge is associative and commutative, so the order in which batches arrive does not show.
+        """
+        held_inputs, held = self.inputs, self._values
+        for place, count in zip(places, inputs, strict=True):
+            held_inputs[place] += count
         match self.aggregation:
             case Aggregation.COUNT:
                 pass
-            case Aggregation.UNIQUE:
-                columns["value"] = pa.array([sorted(v) for v in values], pa.list_(pa.string()))
+            case Aggregation.SUM | Aggregation.AVG:
+                for place, value in zip(places, values, strict=True):
+                    held[place] += value
+            case Aggregation.MIN:
+                for place, value in zip(places, values, strict=True):
+                    if held[place] is None or value < held[place]:
+                        held[place] = value
+            case Aggregation.MAX:
+                for place, value in zip(places, values, strict=True):
+                    if held[place] is None or value > held[place]:
+                        held[place] = value
             case Aggregation.LATEST:
-                times, partitions, offsets, indexes, numbers = zip(*values, strict=True)
-                for name, column in zip(
-                    ("time", "partition", "offset", "index"), (times, partitions, offsets, indexes), strict=True
-                ):
-                    columns[name] = pa.array(column, pa.int64())
-                columns["value"] = _to_binary(numbers)
+                for place, (time_us, offset, index, number) in zip(places, values, strict=True):
+                    seen = (time_us, partition, offset, index, number)
+                    if held[place] is None or seen > held[place]:
+                        held[place] = seen
+            case Aggregation.UNIQUE:
+                for place, value in zip(places, values, strict=True):
+                    held[place].update(value)
+
+    def new_members(self, places: Sequence[int], values: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Of a `unique` family, what of each group is not in its row yet; ask before merging."""
+        held = self._values
+        return [[member for member in found if member not in held[p]] for p, found in zip(places, values, strict=True)]
+
+    def see_version(self, places: Sequence[int], version: int) -> list[int]:
+        """Note the catalog version of inputs; returns the greatest one of each row."""
+        held = self._versions
+        for place in places:
+            if held[place] < version:
+                held[place] = version
+        return [held[place] for place in places]
+
+    def aggregates(self, places: Sequence[int]) -> list[Any]:
+        """What `usage.value` holds, scaled by 10^12 (of avg, the sum).
+
+        Of `latest` it comes with where it is from: (time_us, partition, offset, index, value).
+        """
+        match self.aggregation:
+            case Aggregation.COUNT:
+                return [self.inputs[place] * QUANTITY_SCALE for place in places]
+            case Aggregation.UNIQUE:
+                return [len(self._values[place]) * QUANTITY_SCALE for place in places]
             case _:
-                columns["value"] = _to_binary(values)
-        return pa.table(columns)
+                return [self._values[place] for place in places]
+
+    def quantities(self, places: Sequence[int]) -> list[int]:
+        """What a price or a limit applies to, scaled by 10^12; the rows have inputs."""
+        match self.aggregation:
+            case Aggregation.LATEST:
+                return [self._values[place][4] for place in places]
+            case Aggregation.AVG:
+                return [mean(self._values[place], self.inputs[place]) for place in places]
+            case _:
+                return self.aggregates(places)
+
+    def forget(self, horizon_us: int) -> None:
+        """Drop every row whose window or period ended at or before the horizon."""
+        kept = [(key, place) for key, place in self.rows.items() if key[2] > horizon_us]
+        if len(kept) == len(self.rows):
+            return
+        places = [place for _, place in kept]
+        self._lay([key for key, _ in kept], *([column[p] for p in places] for column in self._columns()))
+
+    def _columns(self) -> tuple[list[int], list[Any], list[int]]:
+        return self.inputs, self._values, self._versions
+
+    def _lay(self, keys: list[Key], inputs: list[int], values: list[Any], versions: list[int]) -> None:
+        self.rows = {key: place for place, key in enumerate(keys)}
+        self.inputs, self._values, self._versions = inputs, values, versions
+        self._encoded, self._new_keys = [], keys
+
+    def to_arrow(self) -> pa.Table:
+        """The rows as columns; an immutable copy. Not to be asked of a family without rows."""
+        if self._new_keys:
+            columns = zip(*self._new_keys, strict=True)
+            arrays = [pa.array(column, _KEY_TYPES[type(column[0])]) for column in columns]
+            self._encoded.append(pa.record_batch(arrays, [f"k{i}" for i in range(len(arrays))]))
+            self._new_keys = []
+        table = pa.Table.from_batches(self._encoded)
+        table = table.append_column("inputs", pa.array(self.inputs, pa.int64()))
+        table = table.append_column("version", pa.array(self._versions, pa.int32()))
+        for name, column in self._value_columns().items():
+            table = table.append_column(name, column)
+        return table
+
+    def _value_columns(self) -> dict[str, pa.Array]:
+        values = self._values
+        match self.aggregation:
+            case Aggregation.COUNT:
+                return {}
+            case Aggregation.UNIQUE:
+                return {"value": pa.array([sorted(value) for value in values], pa.list_(pa.string()))}
+            case Aggregation.LATEST:
+                *places, numbers = zip(*values, strict=True)
+                found = {name: pa.array(column, pa.int64()) for name, column in zip(_PLACE, places, strict=True)}
+                return {**found, "value": _to_binary(numbers)}
+            case _:
+                return {"value": _to_binary(values)}
 
     @classmethod
     def from_arrow(cls, aggregation: Aggregation, table: pa.Table) -> Cells:
         """What `to_arrow` gave, as cells again."""
+        names = [name for name in table.column_names if name.startswith("k")]
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
-        inputs, versions = columns["inputs"], columns["version"]
-        keys = zip(*(columns[name] for name in table.column_names if name.startswith("k")), strict=True)
-        values: Iterator[Any]
         match aggregation:
             case Aggregation.COUNT:
-                values = iter([0] * len(inputs))
+                values: list[Any] = [None] * len(table)
             case Aggregation.UNIQUE:
-                values = map(set, columns["value"])
+                values = list(map(set, columns["value"]))
             case Aggregation.LATEST:
                 numbers = map(_from_bytes, columns["value"])
-                values = zip(
-                    columns["time"], columns["partition"], columns["offset"], columns["index"], numbers, strict=True
-                )
+                values = list(zip(*(columns[name] for name in _PLACE), numbers, strict=True))
             case _:
-                values = map(_from_bytes, columns["value"])
-        out = cls(aggregation)
-        rows = zip(keys, inputs, values, versions, strict=True)
-        out.by_key = {key: [count, value, version] for key, count, value, version in rows}
-        return out
+                values = list(map(_from_bytes, columns["value"]))
+        cells = cls(aggregation)
+        keys = list(zip(*(columns[name] for name in names), strict=True))
+        cells._lay(keys, columns["inputs"], values, columns["version"])
+        return cells
 
 
-def _to_binary(values: Any) -> pa.Array:
+_PLACE = ("time", "partition", "offset", "index")
+
+
+def mean(total: int, count: int) -> int:
+    """A quotient rounded half to even, as quantities are."""
+    quotient, rest = divmod(total, count)
+    twice = 2 * rest - count
+    return quotient + (1 if twice > 0 or (twice == 0 and quotient % 2) else 0)
+
+
+def _to_binary(values: Sequence[int]) -> pa.Array:
     """Integers as fixed 16-byte little-endian binaries."""
     joined = b"".join([value.to_bytes(_QUANTITY_BYTES, "little", signed=True) for value in values])
     return pa.Array.from_buffers(pa.binary(_QUANTITY_BYTES), len(values), [None, pa.py_buffer(joined)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from itertools import compress, groupby
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from domain import classify, envelope
 from domain.catalog import Catalog, CatalogVersion, EventType, History
 from domain.instants import INVALID, parse_many
+from domain.schema import canonical
 from domain.values import (
     EVENT_BYTES_MAX,
     FUTURE_SKEW_US,
@@ -36,7 +38,6 @@ from domain.values import (
 
 _Text = Annotated[str, Meta(min_length=1)]
 _FAULTS = (msgspec.DecodeError, RecursionError, ValueError, InvalidOperation)
-_pack = msgspec.msgpack.Encoder().encode
 
 
 class _Times(msgspec.Struct):
@@ -55,9 +56,15 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-def content_hash(type_name: str, subject: str, time_us: int, canonical: bytes) -> int:
+def content_hash(type_name: str, subject: str, time_us: int, data: Any) -> int:
     """64 bits over what can be billed. Never 0, which stands for an unknown content."""
-    return xxhash.xxh3_64_intdigest(_pack((type_name, subject, time_us)) + canonical) or 1
+    return xxhash.xxh3_64_intdigest(canonical((type_name, subject, time_us, data))) or 1
+
+
+def content_hashes(decoded: list[Any], times_us: list[int]) -> list[int]:
+    """`content_hash` of each decoded event."""
+    digest, encode = xxhash.xxh3_64_intdigest, canonical
+    return [digest(encode((e.event_type, e.subject, us, e.data))) or 1 for e, us in zip(decoded, times_us, strict=True)]
 
 
 class _Version:
@@ -70,7 +77,6 @@ class _Version:
         self.from_files = _decoder(self.catalog, with_logtime=True)
         self.from_broker = _decoder(self.catalog, with_logtime=False)
         self.refines = [t for t in types.values() if t.schema.refine is not None]
-        self.canonical = {name: t.schema.canonical for name, t in types.items()}
 
 
 def decoder_of(catalog: Catalog) -> Callable[[bytes], Any]:
@@ -117,7 +123,7 @@ class BatchDecoder:
         run.decode(payloads, versions)
         run.refine(versions)
         run.place_in_time(self._versions)
-        return Batch(raw, run.events(self._versions), run.rejects)
+        return Batch(raw, run.events(), run.rejects)
 
     def _versions_of(self, raw: RawBatch, payloads: list[bytes | None]) -> list[_Version | None]:
         """The version in force at each event's log time; None where that cannot be read."""
@@ -169,34 +175,54 @@ class _Run:
             for i, attributes in enumerate(self.raw.attributes):
                 if attributes is not None:
                     payloads[i] = _structured(attributes, self.raw.payloads[i])
-        if not all(map(bytes.isascii, self.raw.payloads)):
-            for i, payload in enumerate(payloads):
-                if payload is not None and not payload.isascii() and not _is_utf8(payload):
-                    payloads[i] = None
-        if max(map(len, self.raw.payloads), default=0) > JSON_DEPTH_MAX:
-            for i, (payload, received) in enumerate(zip(payloads, self.raw.payloads, strict=True)):
-                if payload is not None and len(received) > JSON_DEPTH_MAX and _refused_unread(payload, received):
-                    payloads[i] = None
+        received, count = self.raw.payloads, len(payloads)
+        ascii_only = np.fromiter(map(bytes.isascii, received), np.bool_, count)
+        for i in np.flatnonzero(~ascii_only).tolist():
+            payload = payloads[i]
+            if payload is not None and not _is_utf8(payload):
+                payloads[i] = None
+        sizes = np.fromiter(map(len, received), np.int64, count)
+        for i in np.flatnonzero(sizes > JSON_DEPTH_MAX).tolist():
+            payload = payloads[i]
+            if payload is not None and _refused_unread(payload, received[i]):
+                payloads[i] = None
         return payloads
 
     def decode(self, payloads: list[bytes | None], versions: list[_Version | None]) -> None:
-        """Decode what can be decoded; hand the rest to `classify`."""
-        from_files = self.raw.log_times_us is None
-        kept, decoded, numbers = self._kept, self._decoded, self._numbers
-        for i, (payload, version) in enumerate(zip(payloads, versions, strict=True)):
-            event = None
-            if payload is not None and version is not None:
-                decoder = version.from_files if from_files else version.from_broker
-                try:
-                    event = decoder(payload)
-                except _FAULTS:
-                    event = self._second_look(i, decoder)
+        """Decode what can be decoded; look at the rest again, one by one."""
+        start = 0
+        for version, run in groupby(versions):
+            end = start + sum(1 for _ in run)
+            if version is None:
+                for i in range(start, end):
+                    self._second_look(i, None)
             else:
-                self._second_look(i, None)
-            if event is not None and version is not None:
-                kept.append(i)
-                decoded.append(event)
-                numbers.append(version.number)
+                self._decode_run(payloads, version, start, end)
+            start = end
+
+    def _decode_run(self, payloads: list[bytes | None], version: _Version, start: int, end: int) -> None:
+        """Decode neighbours under one version; a faulty event ends a stride, and the next begins behind it."""
+        decoder = version.from_files if self.raw.log_times_us is None else version.from_broker
+        kept, decoded, first = self._kept, self._decoded, len(self._decoded)
+        rest = iter(payloads[start:end])
+        i = start
+        while True:
+            held = len(decoded)
+            try:
+                decoded.extend(map(decoder, rest))  # type: ignore[arg-type]  # None is refused as any fault
+            except (*_FAULTS, TypeError):
+                stride = len(decoded) - held
+                kept.extend(range(i, i + stride))
+                i += stride
+                event = self._second_look(i, None if payloads[i] is None else decoder)
+                if event is not None:
+                    kept.append(i)
+                    decoded.append(event)
+                i += 1
+            else:
+                kept.extend(range(i, end))
+                break
+        self._numbers.extend([version.number] * (len(decoded) - first))
 
     def refine(self, versions: list[_Version | None]) -> None:
         """Check what msgspec cannot express, and turn numbers into scaled integers."""
@@ -213,45 +239,42 @@ class _Run:
 
     def place_in_time(self, versions: dict[int, _Version]) -> None:
         """Read times and log times, and refuse what has none or lies outside the accepted span."""
-        self._read_times()
-        ahead = self._times - self._log_times > FUTURE_SKEW_US
-        limits = {number: versions[number].catalog.accept_within_us for number in set(self._numbers)}
-        within = np.array([limits[n] for n in self._numbers], np.int64)
-        late = self._log_times - self._times > within
-        drop = set()
-        for k in np.flatnonzero(ahead | late).tolist():
-            drop.add(k)
-            gap = classify.gap_text(int(self._times[k]), int(self._log_times[k]))
+        unread = self._read_times()
+        times, log_times = self._times, self._log_times
+        ahead = times - log_times > FUTURE_SKEW_US
+        numbers = np.array(self._numbers, np.int64)
+        within = np.zeros(len(numbers), np.int64)
+        for number in set(self._numbers):
+            within[numbers == number] = versions[number].catalog.accept_within_us
+        late = log_times - times > within
+        drop = np.flatnonzero(ahead | late | unread).tolist()
+        for k in drop:
+            if unread[k]:
+                self._second_look(self._kept[k], None)
+                continue
+            gap = classify.gap_text(int(times[k]), int(log_times[k]))
             reason = Reason.TIME_IN_FUTURE if ahead[k] else Reason.TOO_LATE
-            self._reject(self._kept[k], Refusal(reason, gap, int(self._log_times[k]), *_key(self._decoded[k])))
-        self._drop(drop)
+            self._reject(self._kept[k], Refusal(reason, gap, int(log_times[k]), *_key(self._decoded[k])))
+        self._drop(set(drop))
 
-    def _read_times(self) -> None:
-        """Times and log times of what stands; an event without a usable one is refused."""
-        own = [e.time for e in self._decoded]
-        times = parse_many([t or "" for t in own])
-        absent = np.array([t is UNSET for t in own], np.bool_)
+    def _read_times(self) -> NDArray[np.bool_]:
+        """Read times and log times of what stands; returns where one of them cannot be read."""
+        times, absent = _instants([e.time for e in self._decoded])
         if self.raw.log_times_us is not None:
             given = self.raw.log_times_us
             log_times = np.array([given[i] for i in self._kept], np.int64)
         else:
-            marks = [e.logtime for e in self._decoded]
-            unmarked = np.array([m is UNSET for m in marks], np.bool_)
-            log_times = times
-            if not unmarked.all():
-                log_times = np.where(unmarked, times, parse_many([m or "" for m in marks]))
+            marked, unmarked = _instants([e.logtime for e in self._decoded])
+            log_times = np.where(unmarked, times, marked)
         times = np.where(absent, log_times, times)
-        bad = np.flatnonzero((times == INVALID) | (log_times == INVALID)).tolist()
         self._times, self._log_times = times, log_times
-        for k in bad:
-            self._second_look(self._kept[k], None)
-        self._drop(set(bad))
+        unread: NDArray[np.bool_] = (times == INVALID) | (log_times == INVALID)
+        return unread
 
-    def events(self, versions: dict[int, _Version]) -> Events:
+    def events(self) -> Events:
         """The columns of what stands."""
         raw, kept, decoded = self.raw, self._kept, self._decoded
         times = self._times.tolist()
-        canonicals = {number: versions[number].canonical for number in set(self._numbers)}
         whole = len(kept) == len(raw.payloads)
 
         def pick(column: list[Any]) -> list[Any]:
@@ -269,10 +292,7 @@ class _Run:
             payloads=pick(raw.payloads),
             attributes=None if raw.attributes is None else pick(raw.attributes),
             data=[e.data for e in decoded],
-            contents=[
-                content_hash(e.event_type, e.subject, us, canonicals[n][e.event_type](e.data))
-                for e, us, n in zip(decoded, times, self._numbers, strict=True)
-            ],
+            contents=content_hashes(decoded, times),
             catalog_versions=list(self._numbers),
         )
 
@@ -300,12 +320,27 @@ class _Run:
         """Remove the given places from everything that is parallel to `_kept`."""
         if not drop:
             return
-        keep = [k for k in range(len(self._kept)) if k not in drop]
-        self._kept = [self._kept[k] for k in keep]
-        self._decoded = [self._decoded[k] for k in keep]
-        self._numbers = [self._numbers[k] for k in keep]
+        keep = [True] * len(self._kept)
+        for k in drop:
+            keep[k] = False
+        self._kept = list(compress(self._kept, keep))
+        self._decoded = list(compress(self._decoded, keep))
+        self._numbers = list(compress(self._numbers, keep))
         if len(self._times):
-            self._times, self._log_times = self._times[keep], self._log_times[keep]
+            mask = np.array(keep, np.bool_)
+            self._times, self._log_times = self._times[mask], self._log_times[mask]
+
+
+def _instants(texts: list[str | UnsetType]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The instants of an attribute, and where it is absent (`INVALID` stands there)."""
+    present = [i for i, text in enumerate(texts) if text is not UNSET]
+    if len(present) == len(texts):
+        return parse_many(texts), np.zeros(len(texts), np.bool_)  # type: ignore[arg-type]
+    result = np.full(len(texts), INVALID, np.int64)
+    absent = np.ones(len(texts), np.bool_)
+    result[present] = parse_many([texts[i] for i in present])  # type: ignore[misc]
+    absent[present] = False
+    return result, absent
 
 
 def _structured(attributes: dict[str, str], payload: bytes) -> bytes | None:

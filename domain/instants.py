@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from domain.values import DAY_US, HOUR_US, MINUTE_US, SECOND_US
+from domain.values import HOUR_US, MINUTE_US, SECOND_US
 
 INVALID = -(2**63)
 """Stands for a text that is no instant in the results of `parse_many`."""
@@ -26,8 +26,9 @@ _PATTERN = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
     re.ASCII,
 )
-_WIDTH = 33
+_COMMON_LENGTHS = frozenset({20, *range(22, 33)})
 _DIGITS = np.array([0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18])
+_FRACTION = (100_000, 10_000, 1_000, 100, 10, 1)
 _DAYS_BEFORE = np.array([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365])
 
 
@@ -55,53 +56,58 @@ def parse(text: str) -> int | None:
 def parse_many(texts: Sequence[str]) -> NDArray[np.int64]:
     """The instants of many texts; `INVALID` where a text is none.
 
-    The common form (`...Z`, at most 11 fraction digits) is read column by column; anything else,
-    also what that reading refuses, is left to `parse`.
+    Texts of one length are read together, character by character, if they have the common form
+    (`...Z`, at most 11 fraction digits); anything else, also what that reading refuses, is left to
+    `parse`.
     """
-    count = len(texts)
-    if count == 0:
-        return np.empty(0, np.int64)
-    lengths = np.fromiter(map(len, texts), np.int64, count)
-    chars = np.array(texts, dtype=f"U{_WIDTH}").view(np.uint32).reshape(count, _WIDTH)
-    result, common = _read_columns(chars.astype(np.int64), lengths)
-    for i in np.flatnonzero(~common).tolist():
-        us = parse(texts[i])
-        result[i] = INVALID if us is None else us
+    result = np.full(len(texts), INVALID, np.int64)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    for length in np.unique(lengths).tolist():
+        places = np.flatnonzero(lengths == length)
+        alike = texts if len(places) == len(texts) else [texts[i] for i in places.tolist()]
+        common = np.zeros(len(places), np.bool_)
+        if length in _COMMON_LENGTHS:
+            joined = "".join(alike)
+            if joined.isascii():
+                chars = np.frombuffer(joined.encode(), np.uint8).reshape(len(alike), length)
+                result[places], common = _read_columns(chars.T.astype(np.int16, order="C"))
+        for i in np.flatnonzero(~common).tolist():
+            us = parse(alike[i])
+            result[places[i]] = INVALID if us is None else us
     return result
 
 
-def _read_columns(chars: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Instants of the rows that have the common form, and which rows these are."""
-    last = np.minimum(lengths, _WIDTH) - 1
+def _read_columns(chars: NDArray[np.int16]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Instants of the texts that have the common form, and which texts these are.
+
+    Args:
+        chars: Shape (length, texts): row i has the i-th character of each text.
+    """
+    length = len(chars)
     digits = chars - ord("0")
     is_digit = (digits >= 0) & (digits <= 9)
-    zulu = chars[np.arange(len(chars)), last] == ord("Z")
-    ok = (lengths >= 20) & (lengths != 21) & (lengths < _WIDTH) & zulu & is_digit[:, _DIGITS].all(axis=1)
-    for column, mark in ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":")):
-        ok &= chars[:, column] == ord(mark)
-    ok &= (chars[:, 19] == ord(".")) | (lengths == 20)
-    columns = np.arange(20, _WIDTH)
-    inside = columns < last[:, None]
-    ok &= (is_digit[:, 20:] | ~inside).all(axis=1)
-    fraction = np.where(inside, digits[:, 20:], 0)[:, :6] @ np.array([100_000, 10_000, 1_000, 100, 10, 1])
+    ok = is_digit[_DIGITS].all(axis=0) & (chars[-1] == ord("Z"))
+    for place, mark in ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":")):
+        ok &= chars[place] == ord(mark)
+    fraction = np.zeros(chars.shape[1], np.int64)
+    if length > 20:
+        ok &= (chars[19] == ord(".")) & is_digit[20:-1].all(axis=0)
+        for place in range(20, min(length - 1, 26)):
+            fraction += digits[place].astype(np.int64) * _FRACTION[place - 20]
 
-    year = digits[:, 0] * 1000 + digits[:, 1] * 100 + digits[:, 2] * 10 + digits[:, 3]
-    month = digits[:, 5] * 10 + digits[:, 6]
-    day = digits[:, 8] * 10 + digits[:, 9]
-    hour = digits[:, 11] * 10 + digits[:, 12]
-    minute = digits[:, 14] * 10 + digits[:, 15]
-    second = digits[:, 17] * 10 + digits[:, 18]
+    year = digits[0] * 1000 + digits[1] * 100 + digits[2] * 10 + digits[3]
+    month, day = digits[5] * 10 + digits[6], digits[8] * 10 + digits[9]
+    hour, minute, second = digits[11] * 10 + digits[12], digits[14] * 10 + digits[15], digits[17] * 10 + digits[18]
     ok &= (month >= 1) & (month <= 12) & (year >= 2000) & (year <= 2100)
     ok &= (hour <= 23) & (minute <= 59) & (second <= 59)
     month = np.where(ok, month, 1)
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    month_days = _DAYS_BEFORE[month] - _DAYS_BEFORE[month - 1] + (leap & (month == 2))
-    ok &= (day >= 1) & (day <= month_days)
-    before = year - 1
+    ok &= (day >= 1) & (day <= _DAYS_BEFORE[month] - _DAYS_BEFORE[month - 1] + (leap & (month == 2)))
+    before = year.astype(np.int64) - 1
     days = before * 365 + before // 4 - before // 100 + before // 400 - 719_162
-    days = days + _DAYS_BEFORE[month - 1] + (leap & (month > 2)) + day - 1
-    us = days * DAY_US + hour * HOUR_US + minute * MINUTE_US + second * SECOND_US + fraction
-    return us, ok
+    days += _DAYS_BEFORE[month - 1] + (leap & (month > 2)) + day - 1
+    seconds = days * 86_400 + hour.astype(np.int64) * 3600 + minute.astype(np.int64) * 60 + second
+    return seconds * SECOND_US + fraction, ok
 
 
 def to_datetime(us: int) -> datetime:

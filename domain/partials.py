@@ -10,21 +10,23 @@ number of workers shows in a total.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import polars as pl
 import xxhash
 from numpy.typing import NDArray
 
-from domain.accounts import Accounts, Int64s, pricing_versions
+from domain.accounts import Accounts, Int64s, Spans, pricing_versions
 from domain.catalog import Aggregation, Catalog, CatalogVersion, History, Meter, PeriodKind, Price, Where
-from domain.pricing import Matrix, part_of
+from domain.pricing import WHOLE, Matrix, part_of
 from domain.values import DAY_US, QUANTITY_SCALE, Events
+
+Getter = Callable[[tuple[str, ...]], Callable[[Any], Any]]
+"""Makes the function that reads a property path from decoded data."""
 
 _INT64_MAX = 2**63 - 1
 
@@ -80,7 +82,7 @@ Partial = UsagePartial | PricePartial | QuotaPartial
 
 @dataclass(frozen=True, slots=True)
 class ShardInput:
-    """What one batch means for one shard: partials, and how far the batch's partition has come."""
+    """What one batch means for one shard: partials under one catalog version, and how far its partition has come."""
 
     partition: int
     log_time_us: int | None
@@ -114,30 +116,28 @@ class Partitioner:
         self._history = history
         self._shards = shards
 
-    def partials(self, events: Events, partition: int) -> dict[int, list[Partial]]:
-        """Partial totals by shard; shards that no event touches are absent."""
-        out: dict[int, list[Partial]] = {}
+    def partials(self, events: Events) -> list[dict[int, list[Partial]]]:
+        """Partial totals by shard, for each catalog version that events fall under; untouched shards are absent."""
         numbers = events.catalog_versions
+        found = []
         for number in dict.fromkeys(numbers):
             rows = None
             if numbers.count(number) != len(numbers):
                 rows = [i for i, n in enumerate(numbers) if n == number]
-            _BatchGrouping(self._history, self._history.get(number), events, rows, partition, self._shards, out).run()
-        return out
+            grouping = _BatchGrouping(self._history, self._history.get(number), events, rows, self._shards)
+            found.append(grouping.run())
+        return found
 
 
 class _BatchGrouping:
-    """The events of a batch that fall under one catalog version, being grouped."""
+    """The events of a batch that fall under one catalog version, being grouped.
+
+    Texts are grouped by number: subjects are numbered in order of their shard, so that groups sorted by
+    subject are sorted by shard.
+    """
 
     def __init__(
-        self,
-        history: History,
-        version: CatalogVersion,
-        events: Events,
-        rows: list[int] | None,
-        partition: int,
-        shards: int,
-        out: dict[int, list[Partial]],
+        self, history: History, version: CatalogVersion, events: Events, rows: list[int] | None, shards: int
     ) -> None:
         def pick(column: list[Any]) -> list[Any]:
             return column if rows is None else [column[i] for i in rows]
@@ -145,74 +145,84 @@ class _BatchGrouping:
         self._history = history
         self._version = version
         self._catalog: Catalog = version.catalog
-        self._partition = partition
-        self._out = out
+        self._out: dict[int, list[Partial]] = {}
         self._types = pick(events.types)
         self._data = pick(events.data)
         self._log_times = np.array(pick(events.log_times_us), np.int64)
-        times = np.array(pick(events.times_us), np.int64)
+        self._times = np.array(pick(events.times_us), np.int64)
+        self._offsets, self._indexes = pick(events.offsets), pick(events.indexes)
         subjects = pick(events.subjects)
-        self._accounts = Accounts(self._catalog, subjects, times)
-        shard = {s: shard_of(s, shards) for s in set(subjects)}
-        self._frame = pl.DataFrame(
-            {
-                "subject": pl.Series(subjects, dtype=pl.String),
-                "shard": pl.Series([shard[s] for s in subjects], dtype=pl.Int32),
-                "time": times,
-                "offset": pl.Series(pick(events.offsets), dtype=pl.Int64),
-                "index": pl.Series(pick(events.indexes), dtype=pl.Int64),
-            }
-        )
+        self._accounts = Accounts(self._catalog, subjects, self._times)
+        unique = list(dict.fromkeys(subjects))
+        shard = np.array([shard_of(subject, shards) for subject in unique], np.int64)
+        order = shard.argsort(kind="stable")
+        self._shards = shard[order]
+        self._subjects = [unique[place] for place in order.tolist()]
+        numbers = dict(zip(self._subjects, range(len(unique)), strict=True))
+        self._dimensions: dict[tuple[str, tuple[str, ...]], tuple[Int64s, list[tuple[str, ...]]]] = {}
+        self._subject_of = np.array(list(map(numbers.__getitem__, subjects)), np.int64)
 
-    def run(self) -> None:
+    def run(self) -> dict[int, list[Partial]]:
         by_type: dict[str, list[int]] = {}
         for i, name in enumerate(self._types):
             by_type.setdefault(name, []).append(i)
         for meter in self._catalog.meters.values():
             rows = by_type.get(meter.event_type)
             if rows:
-                self._meter(meter, rows)
+                inputs = self._inputs(meter, rows)
+                if len(inputs.rows):
+                    self._usage(meter, inputs)
+                    self._prices(meter, inputs)
+                    self._quotas(meter, inputs)
+        return self._out
 
-    def _meter(self, meter: Meter, rows: list[int]) -> None:
-        """Group one meter's inputs for its windows, its prices and its entitlements."""
-        schema = self._catalog.event_types[meter.event_type].schema
+    def _inputs(self, meter: Meter, rows: list[int]) -> _Inputs:
+        """Which events are inputs of a meter, with their value and dimensions."""
+        getter = self._catalog.event_types[meter.event_type].schema.getter
         data = self._data if len(rows) == len(self._data) else [self._data[i] for i in rows]
-        keep, columns = _inputs(meter, schema.getter, data)
+        keep = _selected(meter, getter, data)
+        values = None
+        if meter.value is not None:
+            values = list(map(getter(meter.value), data))
+            if None in values:
+                keep = [i for i in (range(len(data)) if keep is None else keep) if values[i] is not None]
         if keep is not None:
             rows = [rows[i] for i in keep]
-            if not rows:
-                return
-        index = np.array(rows, np.int64)
-        frame = self._frame if len(rows) == len(self._frame) else self._frame[index]
-        labels = {f"d{i}": pl.Series(column, dtype=pl.String) for i, column in enumerate(columns[1:])}
-        frame = frame.with_columns(**labels)
-        if columns[0] is not None:
-            frame = frame.with_columns(value=columns[0])
-        self._usage(meter, frame, index)
-        self._prices(meter, frame, index)
-        self._quotas(meter, frame, index)
+            data = [data[i] for i in keep]
+            values = None if values is None else [values[i] for i in keep]
+        if values is not None and meter.aggregation is Aggregation.UNIQUE:
+            values = list(map(text_form, values))
+        whole = (meter.event_type, meter.group_by) if keep is None else None
+        found = self._dimensions.get(whole) if whole else None
+        if found is None:
+            found = _dimensions(meter.group_by, getter, data)
+            if whole:
+                self._dimensions[whole] = found
+        return _Inputs(np.array(rows, np.int64), values or [], *found)
 
-    def _usage(self, meter: Meter, frame: pl.DataFrame, index: NDArray[np.int64]) -> None:
-        starts, ends = self._accounts.windows(meter.window)
-        log_times, end = self._log_times[index], ends[index]
-        booked = np.where(log_times >= end + meter.grace_us, log_times // DAY_US, 0)
-        frame = frame.with_columns(start=starts[index], end=end, booked=booked)
-        dims = [f"d{i}" for i in range(len(meter.group_by))]
-        shards, columns, groups = self._group(meter, frame, ["subject", "start", "end", "booked", *dims])
-        key_texts = [dimensions_key(v) for v in zip(*columns[4:], strict=True)] if dims else [""] * len(shards)
-        keys = list(zip(*columns[:4], key_texts, strict=True))
+    def _usage(self, meter: Meter, inputs: _Inputs) -> None:
+        spans = self._accounts.windows(meter.window)
+        log_times = self._log_times[inputs.rows]
+        late = log_times >= spans.ends[inputs.rows] + meter.grace_us
+        days, booked = np.unique(np.where(late, log_times // DAY_US, 0), return_inverse=True)
+        found = self._group(meter, inputs, None, spans, [(booked, len(days)), (inputs.dimensions, len(inputs.texts))])
+        texts = [dimensions_key(texts) for texts in inputs.texts]
+        labels = [texts[number] for number in inputs.dimensions[found.firsts].tolist()]
+        keys = list(zip(*found.columns, days[booked[found.firsts]].tolist(), labels, strict=True))
 
         def build(part: Groups) -> Partial:
             return UsagePartial(meter.name, meter.aggregation, meter.group_by, self._version.version, part)
 
-        self._route(shards, Groups(keys, *groups), build)
+        self._route(found, keys, build)
 
-    def _prices(self, meter: Meter, frame: pl.DataFrame, index: NDArray[np.int64]) -> None:
-        starts, ends = self._accounts.periods(PeriodKind.BILLING)
-        for plan, version, rows in self._plans(index, starts[index]):
+    def _prices(self, meter: Meter, inputs: _Inputs) -> None:
+        spans = self._accounts.periods(PeriodKind.BILLING)
+        for plan, version, places in self._plans(inputs, spans):
             for price in version.catalog.plans[plan].prices:
                 if price.meter == meter.name:
-                    self._price(meter, plan, version.version, price, frame, rows, starts[index], ends[index])
+                    chosen = _chosen(inputs, price.where, meter.group_by, places)
+                    if chosen is None or len(chosen):
+                        self._price(meter, plan, version.version, price, inputs, chosen, spans)
 
     def _price(
         self,
@@ -220,49 +230,40 @@ class _BatchGrouping:
         plan: str,
         pricing_version: int,
         price: Price,
-        frame: pl.DataFrame,
-        rows: NDArray[np.int64] | None,
-        starts: Int64s,
-        ends: Int64s,
+        inputs: _Inputs,
+        places: Int64s | None,
+        spans: Spans,
     ) -> None:
-        keys = ["subject", "start", "end"]
-        frame = frame.with_columns(start=starts, end=ends)
-        frame = frame if rows is None else frame[rows]
-        frame = _select(frame, price.where, meter.group_by)
+        parts, part_of_input = [WHOLE], np.zeros(len(inputs.rows), np.int64)
         if isinstance(price.model, Matrix):
-            column = f"d{meter.group_by.index(price.model.dimension)}"
-            parts = [part_of(price.model, value) for value in frame[column].to_list()]
-            frame = frame.with_columns(part=pl.Series(parts, dtype=pl.String))
-            keys = [*keys, "part"]
-        if frame.is_empty():
-            return
-        shards, columns, groups = self._group(meter, frame, keys)
-        texts = columns[3] if len(columns) > 3 else [""] * len(shards)
-        tuples = list(zip(*columns[:3], texts, strict=True))
+            label = meter.group_by.index(price.model.dimension)
+            named = [part_of(price.model, texts[label]) for texts in inputs.texts]
+            parts = list(dict.fromkeys(named))
+            part_of_input = np.array([parts.index(name) for name in named], np.int64)[inputs.dimensions]
+        found = self._group(meter, inputs, places, spans, [(part_of_input, len(parts))])
+        keys = list(zip(*found.columns, [parts[n] for n in part_of_input[found.firsts].tolist()], strict=True))
 
         def build(part: Groups) -> Partial:
             return PricePartial(plan, price.key, meter.aggregation, pricing_version, part)
 
-        self._route(shards, Groups(tuples, *groups), build)
+        self._route(found, keys, build)
 
-    def _quotas(self, meter: Meter, frame: pl.DataFrame, index: NDArray[np.int64]) -> None:
+    def _quotas(self, meter: Meter, inputs: _Inputs) -> None:
         for kind in PeriodKind:
             if not self._is_limited(meter, kind):
                 continue
-            starts, ends = (bounds[index] for bounds in self._accounts.periods(kind))
-            timed = frame.with_columns(start=starts, end=ends)
-            for plan, version, rows in self._plans(index, starts):
+            spans = self._accounts.periods(kind)
+            for plan, version, places in self._plans(inputs, spans):
                 features = [
                     e.feature
                     for e in version.catalog.plans[plan].entitlements
                     if e.kind == "metered" and e.meter == meter.name and e.period is kind
                 ]
                 if features:
-                    chosen = timed if rows is None else timed[rows]
-                    shards, columns, groups = self._group(meter, chosen, ["subject", "start", "end"])
-                    keyed = Groups(list(zip(*columns, strict=True)), *groups)
+                    found = self._group(meter, inputs, places, spans, [])
+                    keys = list(zip(*found.columns, strict=True))
                     for feature in features:
-                        self._route(shards, keyed, _quota_builder(plan, feature, meter, version.version))
+                        self._route(found, keys, _quota_builder(plan, feature, meter, version.version))
 
     def _is_limited(self, meter: Meter, kind: PeriodKind) -> bool:
         """Whether any plan of any version limits a meter by periods of a kind (a cheap first look)."""
@@ -273,58 +274,121 @@ class _BatchGrouping:
             for e in plan.entitlements
         )
 
-    def _plans(
-        self, index: NDArray[np.int64], starts: Int64s
-    ) -> list[tuple[str, CatalogVersion, NDArray[np.int64] | None]]:
-        """The (plan, pricing version) pairs among rows, with their places; None for all of them."""
-        out: list[tuple[str, CatalogVersion, NDArray[np.int64] | None]] = []
-        plan_of = self._accounts.plan_of[index]
+    def _plans(self, inputs: _Inputs, spans: Spans) -> list[tuple[str, CatalogVersion, Int64s | None]]:
+        """The (plan, pricing version) pairs among inputs, with their places; None for all of them."""
+        out: list[tuple[str, CatalogVersion, Int64s | None]] = []
+        plan_of, starts = self._accounts.plan_of[inputs.rows], spans.starts[inputs.rows]
         for number, plan in enumerate(self._accounts.plans):
-            rows = np.flatnonzero(plan_of == number)
-            if not len(rows):
-                continue
-            versions = pricing_versions(self._history, plan, starts[rows])
-            for found in np.unique(versions).tolist():
-                places = rows[versions == found]
-                if found:
-                    whole = len(places) == len(plan_of)
-                    out.append((plan, self._history.get(found), None if whole else places))
+            places = np.flatnonzero(plan_of == number)
+            versions = pricing_versions(self._history, plan, starts[places])
+            for version in np.unique(versions).tolist():
+                if version:
+                    chosen = places[versions == version]
+                    out.append((plan, self._history.get(version), None if len(chosen) == len(plan_of) else chosen))
         return out
 
     def _group(
-        self, meter: Meter, frame: pl.DataFrame, keys: list[str]
-    ) -> tuple[list[int], list[list[Any]], tuple[list[int], list[Any]]]:
-        """Group inputs by keys; the groups come sorted by shard.
+        self,
+        meter: Meter,
+        inputs: _Inputs,
+        places: Int64s | None,
+        spans: Spans,
+        keys: list[tuple[Int64s, int]],
+    ) -> _Found:
+        """Group inputs (those at `places`; None for all) by subject, span and keys; sorted by shard.
 
-        Returns:
-            The shard of each group, the key columns, and (number of inputs, values).
+        Every key is a small number below a bound, so together they make one number to sort by. A key is
+        given for all inputs.
         """
-        aggregated = frame.group_by(keys).agg(pl.col("shard").first(), pl.len().alias("n"), *_aggregate(meter, frame))
-        aggregated = aggregated.sort("shard")
-        columns = [aggregated[key].to_list() for key in keys]
-        inputs = aggregated["n"].to_list()
-        return aggregated["shard"].to_list(), columns, (inputs, self._values(meter, aggregated))
+        at = np.arange(len(inputs.rows)) if places is None else places
+        rows = inputs.rows[at]
+        number, below = self._subject_of[rows], len(self._subjects)
+        for key, bound in [(spans.numbers[inputs.rows], spans.count), *keys]:
+            if below * bound > _INT64_MAX:
+                distinct, number = np.unique(number, return_inverse=True)
+                below = len(distinct)
+            number, below = number * bound + key[at], below * bound
+        order = np.argsort(number, kind="stable")
+        in_order = number[order]
+        edges = np.flatnonzero(in_order[1:] != in_order[:-1]) + 1
+        starts = np.concatenate(([0], edges))
+        firsts = at[order[starts]]
+        rows = inputs.rows[firsts]
+        subjects = self._subject_of[rows]
+        return _Found(
+            self._shards[subjects],
+            firsts,
+            (
+                [self._subjects[number] for number in subjects.tolist()],
+                spans.starts[rows].tolist(),
+                spans.ends[rows].tolist(),
+            ),
+            np.diff(np.append(starts, len(order))).tolist(),
+            self._values(meter, inputs, at[order], starts),
+        )
 
-    def _values(self, meter: Meter, frame: pl.DataFrame) -> list[Any]:
+    def _values(self, meter: Meter, inputs: _Inputs, places: Int64s, starts: Int64s) -> list[Any]:
+        """The value of each group; `places` are inputs in order of groups, which begin at `starts`."""
         match meter.aggregation:
             case Aggregation.COUNT:
-                return [0] * len(frame)
+                return [0] * len(starts)
             case Aggregation.UNIQUE:
-                return frame["value"].to_list()
+                texts = [inputs.values[place] for place in places.tolist()]
+                bounds = pairwise([*starts.tolist(), len(texts)])
+                return [list(dict.fromkeys(texts[low:high])) for low, high in bounds]
             case Aggregation.LATEST:
-                places = (frame[name].to_list() for name in ("time", "offset", "index"))
-                values = _scaled(meter, self._catalog, frame["value"].to_list())
-                return list(zip(*places, values, strict=True))
-            case _:
-                return _scaled(meter, self._catalog, frame["value"].to_list())
+                return self._latest(meter, inputs, places, starts)
+        reduce = {Aggregation.MIN: np.minimum, Aggregation.MAX: np.maximum}.get(meter.aggregation, np.add)
+        return _scaled(meter, self._catalog, reduce.reduceat(inputs.numbers()[places], starts).tolist())
 
-    def _route(self, shards: list[int], groups: Groups, build: Callable[[Groups], Partial]) -> None:
-        """Hand each shard its slice of groups (sorted by shard)."""
-        edges = np.flatnonzero(np.diff(np.array(shards, np.int64))) + 1
-        bounds = [0, *edges.tolist(), len(shards)]
+    def _latest(self, meter: Meter, inputs: _Inputs, places: Int64s, starts: Int64s) -> list[Any]:
+        """Of each group the input with the greatest time, the greatest position where times are equal."""
+        rows = inputs.rows[places].tolist()
+        times = self._times[inputs.rows[places]].tolist()
+        values = _scaled(meter, self._catalog, [inputs.values[place] for place in places.tolist()])
+        found = [
+            (us, self._offsets[row], self._indexes[row], value)
+            for us, row, value in zip(times, rows, values, strict=True)
+        ]
+        return [max(found[low:high]) for low, high in pairwise([*starts.tolist(), len(found)])]
+
+    def _route(self, found: _Found, keys: list[tuple[Any, ...]], build: Callable[[Groups], Partial]) -> None:
+        """Hand each shard its slice of the groups."""
+        bounds = [0, *(np.flatnonzero(np.diff(found.shards)) + 1).tolist(), len(keys)]
         for low, high in pairwise(bounds):
-            part = Groups(groups.keys[low:high], groups.inputs[low:high], groups.values[low:high])
-            self._out.setdefault(shards[low], []).append(build(part))
+            part = Groups(keys[low:high], found.inputs[low:high], found.values[low:high])
+            self._out.setdefault(int(found.shards[low]), []).append(build(part))
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """The inputs of one meter in a batch."""
+
+    rows: Int64s
+    """Which of the batch's events they are."""
+    values: list[Any]
+    """Numbers, or texts for `unique`; empty for `count`."""
+    dimensions: Int64s
+    """Of each input, the place of its group-by values in `texts`."""
+    texts: list[tuple[str, ...]]
+
+    def numbers(self) -> NDArray[Any]:
+        """The values as integers that cannot overflow in a sum: of Python where 64 bits might not do."""
+        largest = max(max(self.values), -min(self.values))
+        return np.array(self.values, object if largest * len(self.values) > _INT64_MAX else np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Groups, sorted by shard."""
+
+    shards: Int64s
+    firsts: Int64s
+    """One input of each group."""
+    columns: tuple[list[str], list[int], list[int]]
+    """Subject, start and end."""
+    inputs: list[int]
+    values: list[Any]
 
 
 def _quota_builder(plan: str, feature: str, meter: Meter, pricing_version: int) -> Callable[[Groups], Partial]:
@@ -334,55 +398,38 @@ def _quota_builder(plan: str, feature: str, meter: Meter, pricing_version: int) 
     return build
 
 
-def _inputs(meter: Meter, getter: Callable[[tuple[str, ...]], Callable[[Any], Any]], data: Sequence[Any]) -> Any:
-    """Which events are inputs of a meter (None: all), and their columns: value or None, then group-by texts."""
+def _dimensions(labels: tuple[str, ...], getter: Getter, data: list[Any]) -> tuple[Int64s, list[tuple[str, ...]]]:
+    """The distinct group-by values, and of each event their place among them."""
+    if not labels:
+        return np.zeros(len(data), np.int64), [()]
+    columns = [_texts(getter(tuple(label.split("."))), data) for label in labels]
+    numbers: dict[tuple[str, ...], int] = {}
+    places = [numbers.setdefault(texts, len(numbers)) for texts in zip(*columns, strict=True)]
+    return np.array(places, np.int64), list(numbers)
+
+
+def _texts(get: Callable[[Any], Any], data: list[Any]) -> list[str]:
+    """A property of each event as text."""
+    values = list(map(get, data))
+    return values if set(map(type, values)) == {str} else list(map(text_form, values))
+
+
+def _selected(meter: Meter, getter: Getter, data: list[Any]) -> list[int] | None:
+    """The events that a meter's `where` selects; None for all."""
     keep: list[int] | None = None
     for path, allowed in meter.where.items():
-        texts = [text_form(v) for v in map(getter(tuple(path.split("."))), data)]
-        places = range(len(data)) if keep is None else keep
-        keep = [i for i in places if texts[i] in allowed]
-    values = None
-    if meter.value is not None:
-        values = list(map(getter(meter.value), data))
-        if None in values:
-            places = range(len(data)) if keep is None else keep
-            keep = [i for i in places if values[i] is not None]
-    if keep is not None and len(keep) == len(data):
-        keep = None
-    if keep is not None:
-        data = [data[i] for i in keep]
-        values = None if values is None else [values[i] for i in keep]
-    columns: list[Any] = [None if values is None else _value_series(meter, values)]
-    for label in meter.group_by:
-        columns.append([text_form(v) for v in map(getter(tuple(label.split("."))), data)])
-    return keep, columns
+        texts = _texts(getter(tuple(path.split("."))), data)
+        keep = [i for i in (range(len(data)) if keep is None else keep) if texts[i] in allowed]
+    return keep
 
 
-def _value_series(meter: Meter, values: list[Any]) -> pl.Series:
-    if meter.aggregation is Aggregation.UNIQUE:
-        return pl.Series("value", [text_form(v) for v in values], dtype=pl.String)
-    largest = max(max(values, default=0), -min(values, default=0))
-    wide = largest * max(len(values), 1) > _INT64_MAX
-    return pl.Series("value", values, dtype=pl.Int128 if wide else pl.Int64)
-
-
-def _aggregate(meter: Meter, frame: pl.DataFrame) -> list[pl.Expr]:
-    value = pl.col("value")
-    match meter.aggregation:
-        case Aggregation.COUNT:
-            return []
-        case Aggregation.SUM | Aggregation.AVG:
-            return [value.sum()]
-        case Aggregation.MIN:
-            return [value.min()]
-        case Aggregation.MAX:
-            return [value.max()]
-        case Aggregation.UNIQUE:
-            return [value.unique()]
-        case Aggregation.LATEST:
-            order = ["time", "offset", "index"]
-            names = [*order, "value"]
-            return [pl.col(name).sort_by(order).last() for name in names]
+def _chosen(inputs: _Inputs, where: Where, labels: tuple[str, ...], places: Int64s | None) -> Int64s | None:
+    """The places (None: all) whose group-by values a price selects."""
+    if not where:
+        return places
+    allowed = np.array([all(texts[labels.index(k)] in v for k, v in where.items()) for texts in inputs.texts], np.bool_)
+    kept = allowed[inputs.dimensions]
+    return np.flatnonzero(kept) if places is None else places[kept[places]]
 
 
 def _scaled(meter: Meter, catalog: Catalog, values: list[int]) -> list[int]:
@@ -392,9 +439,3 @@ def _scaled(meter: Meter, catalog: Catalog, values: list[int]) -> list[int]:
     if described is not None and described.type == "number":
         return values
     return [value * QUANTITY_SCALE for value in values]
-
-
-def _select(frame: pl.DataFrame, where: Where, labels: tuple[str, ...]) -> pl.DataFrame:
-    for label, allowed in where.items():
-        frame = frame.filter(pl.col(f"d{labels.index(label)}").is_in(list(allowed)))
-    return frame

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import msgspec
 import xxhash
 
-from domain.catalog import Alert, Entitlement
-from domain.rating import Spend
-from domain.totals import QuotaUpdate
+from domain.catalog import Alert, Entitlement, History
+from domain.rating import RatedUpdates, Spend
+from domain.updates import PeriodKey, QuotaUpdate
 
 _ONE = Decimal(1)
 _pack = msgspec.msgpack.Encoder().encode
@@ -56,27 +56,24 @@ class Signal(NamedTuple):
     catalog_version: int
 
 
-class QuotaRow(NamedTuple):
-    """The state of an entitlement period; quantities scaled by 10^12."""
+@dataclass(frozen=True, slots=True)
+class QuotaStates:
+    """Periods of one entitlement and how they stand, as parallel lists: rows of `quotas`."""
 
-    subject: str
     plan: str
-    feature: str
-    period_start_us: int
-    period_end_us: int
-    meter: str
-    used: int
-    allowance: int
-    state: QuotaState
-    inputs: int
+    entitlement: Entitlement
     catalog_version: int
+    keys: list[PeriodKey]
+    used: list[int]
+    states: list[QuotaState]
+    inputs: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
     """What one batch's updates mean to a product."""
 
-    quotas: list[QuotaRow]
+    quotas: list[QuotaStates]
     signals: list[Signal]
 
 
@@ -91,70 +88,107 @@ def absolute(entitlement: Entitlement, fraction: Decimal) -> int:
     return entitlement.limit * numerator // denominator
 
 
-def state_of(entitlement: Entitlement, used: int) -> QuotaState:
-    if used >= entitlement.limit:
-        return QuotaState.EXCEEDED
-    if any(fraction < _ONE and used >= absolute(entitlement, fraction) for fraction in entitlement.thresholds):
-        return QuotaState.WARNING
-    return QuotaState.OK
+class Watch:
+    """One metered entitlement with its thresholds as quantities."""
+
+    def __init__(self, entitlement: Entitlement) -> None:
+        self.entitlement = entitlement
+        self._thresholds = [(absolute(entitlement, f), f) for f in entitlement.thresholds]
+        warnings = [threshold for threshold, fraction in self._thresholds if fraction < _ONE]
+        self._warning = min([*warnings, entitlement.limit])
+        self._lowest = min((threshold for threshold, _ in self._thresholds), default=None)
+
+    def state(self, used: int) -> QuotaState:
+        if used < self._warning:
+            return QuotaState.OK
+        return QuotaState.EXCEEDED if used >= self.entitlement.limit else QuotaState.WARNING
+
+    def crossings(self, update: QuotaUpdate, at_us: int) -> list[Signal]:
+        """The signals of the thresholds that an update crosses."""
+        lowest = self._lowest
+        if lowest is None:
+            return []
+        out = []
+        for key, before, after in zip(update.keys, update.before, update.after, strict=True):
+            if after >= lowest:
+                for threshold, fraction in self._thresholds:
+                    if before < threshold <= after:
+                        out.append(self._signal(update, key, threshold, fraction, after, at_us))
+        return out
+
+    def _signal(
+        self, update: QuotaUpdate, key: PeriodKey, threshold: int, fraction: Decimal, used: int, at_us: int
+    ) -> Signal:
+        kind = SignalType.EXCEEDED if fraction == _ONE else SignalType.THRESHOLD_REACHED
+        subject, start, end = key
+        entitlement = self.entitlement
+        return Signal(
+            signal_id(kind, subject, entitlement.feature, start, threshold),
+            kind,
+            subject,
+            entitlement.feature,
+            entitlement.meter,
+            start,
+            end,
+            threshold,
+            entitlement.limit,
+            used,
+            at_us,
+            update.pricing_version,
+        )
 
 
-def quota_row(update: QuotaUpdate, entitlement: Entitlement) -> QuotaRow:
-    return QuotaRow(
-        update.subject,
-        update.plan,
-        update.feature,
-        update.period_start_us,
-        update.period_end_us,
-        entitlement.meter,
-        update.after,
-        entitlement.limit,
-        state_of(entitlement, update.after),
-        update.inputs,
-        update.pricing_version,
-    )
+class Watcher:
+    """Every metered entitlement and spend alert of a catalog history."""
 
+    def __init__(self, history: History) -> None:
+        self._watches: dict[tuple[int, str, str], Watch] = {}
+        self._alerts: dict[tuple[int, str], tuple[Alert, ...]] = {}
+        for version in history.versions:
+            for plan in version.catalog.plans.values():
+                self._alerts[version.version, plan.name] = plan.alerts
+                for entitlement in plan.entitlements:
+                    if entitlement.kind == "metered":
+                        self._watches[version.version, plan.name, entitlement.feature] = Watch(entitlement)
 
-def crossings(update: QuotaUpdate, entitlement: Entitlement, at_us: int) -> list[Signal]:
-    """The signals of the thresholds that an update crosses."""
-    out = []
-    for fraction in entitlement.thresholds:
-        threshold = absolute(entitlement, fraction)
-        if update.before < threshold <= update.after:
-            kind = SignalType.EXCEEDED if fraction == _ONE else SignalType.THRESHOLD_REACHED
-            out.append(
-                Signal(
-                    signal_id(kind, update.subject, update.feature, update.period_start_us, threshold),
-                    kind,
-                    update.subject,
-                    update.feature,
-                    entitlement.meter,
-                    update.period_start_us,
-                    update.period_end_us,
-                    threshold,
-                    entitlement.limit,
-                    update.after,
-                    at_us,
+    def watch(self, rated: RatedUpdates, at_us: int) -> Watched:
+        """The states of touched quotas, and a signal for every threshold crossed."""
+        watched = Watched([], [])
+        for update in rated.updates.quotas:
+            watch = self._watches[update.pricing_version, update.plan, update.feature]
+            states = list(map(watch.state, update.after))
+            watched.quotas.append(
+                QuotaStates(
+                    update.plan,
+                    watch.entitlement,
                     update.pricing_version,
+                    update.keys,
+                    update.after,
+                    states,
+                    update.inputs,
                 )
             )
-    return out
+            watched.signals.extend(watch.crossings(update, at_us))
+        for spent in rated.spends:
+            for alert in self._alerts[spent.pricing_version, spent.plan]:
+                watched.signals.extend(spend_crossings(spent, alert, at_us))
+        return watched
 
 
 def spend_crossings(spend: Spend, alert: Alert, at_us: int) -> list[Signal]:
     """The signal of a spend alert, if the period's amount crosses it."""
     if not spend.before < alert.amount <= spend.after:
         return []
-    kind = SignalType.SPEND_REACHED
+    subject, start, end = spend.key
     return [
         Signal(
-            signal_id(kind, spend.subject, alert.key, spend.period_start_us, alert.amount),
-            kind,
-            spend.subject,
+            signal_id(SignalType.SPEND_REACHED, subject, alert.key, start, alert.amount),
+            SignalType.SPEND_REACHED,
+            subject,
             alert.key,
             "",
-            spend.period_start_us,
-            spend.period_end_us,
+            start,
+            end,
             alert.amount,
             alert.amount,
             spend.after,

@@ -71,6 +71,13 @@ _REMEDIES = {
 }
 
 
+canonical: Callable[[Any], bytes] = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
+"""Of refined data (or a tuple that holds some), bytes that are equal iff the declared properties are
+equal by value: order, whitespace, notation (1.50, 1.5), undeclared properties and a null for an optional
+property make no difference. An object without declared properties, or with a schema for them all,
+counts whole."""
+
+
 class SchemaError(TallyError):
     """A schema outside the subset; `faults` has everything that is wrong with it."""
 
@@ -103,10 +110,6 @@ class Schema:
     refine: Callable[[Any], Fault | None] | None
     """Checks in decoded data what `type` could not, and turns each `number` in place into an `int` in
     units of 10^-12. Data that was refused is half refined: drop it. None: nothing is left to do."""
-    canonical: Callable[[Any], bytes]
-    """Of refined data, bytes that are equal iff the declared properties are equal by value: order,
-    whitespace, notation (1.50, 1.5), undeclared properties and a null for an optional property make
-    no difference. An object without declared properties, or with a schema for them all, counts whole."""
 
     def check(self, value: object) -> Fault | None:
         """The first fault of generically decoded JSON (floats as Decimal), None if it is accepted.
@@ -173,8 +176,7 @@ def compile_schema(spec: Mapping[str, object]) -> Schema:
         reader.fault("type", "the data of an event is an object", "say type: object, without nullable")
     if reader.faults:
         raise SchemaError(tuple(reader.faults))
-    canonical = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
-    return Schema(root, decoding_types.decoding_type(root), _root_refiner(root), canonical)
+    return Schema(root, decoding_types.decoding_type(root), _root_refiner(root))
 
 
 def _root_refiner(root: Shape) -> Callable[[Any], Fault | None] | None:

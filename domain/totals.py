@@ -1,24 +1,24 @@
 """The totals of one shard: merged from partials, emitted as updates, snapshotted as Arrow.
 
 A shard holds every open total of its subjects: meter windows, the price totals of billing periods, and
-entitlement periods (`domain.cells` has the algebra). Updates carry absolute totals, so emitting one
-twice, or only the last of several, changes nothing downstream.
+entitlement periods (`domain.cells` has the algebra, `domain.updates` what is emitted).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from domain.catalog import Aggregation
-from domain.cells import Cells, aggregate_of, empty, quantity
+from domain.cells import Cells
 from domain.instants import to_text
-from domain.partials import PricePartial, QuotaPartial, ShardInput, UsagePartial
+from domain.partials import Groups, PricePartial, QuotaPartial, ShardInput, UsagePartial
 from domain.ports import TallyError
+from domain.pricing import WHOLE
+from domain.updates import MemberUpdate, OtherTotal, PeriodKey, PriceUpdate, QuotaUpdate, Total, Updates, UsageUpdate
 from domain.values import HOUR_US
 
 STATE_VERSION = 1
@@ -27,86 +27,9 @@ STATE_VERSION = 1
 _SWEEP_EVERY_US = HOUR_US
 """Forgetting scans all cells, so it waits until the horizon has moved this far."""
 
-Family = tuple[str, str, str]
-"""("usage", meter, ""), ("price", plan, price) or ("quota", plan, feature)."""
-
-
-class UsageUpdate(NamedTuple):
-    """One window of a meter, absolute: a row of `usage`."""
-
-    meter: str
-    subject: str
-    window_start_us: int
-    window_end_us: int
-    dimensions_key: str
-    booked_on_day: int
-    labels: tuple[str, ...]
-    aggregation: Aggregation
-    value: int
-    inputs: int
-    catalog_version: int
-    latest: tuple[int, int, int, int] | None
-    """Of `latest` meters: (time_us, partition, offset, index)."""
-
-
-class MemberUpdate(NamedTuple):
-    """A distinct value seen in a window of a `unique` meter: a row of `usage_members`."""
-
-    meter: str
-    subject: str
-    window_start_us: int
-    window_end_us: int
-    dimensions_key: str
-    member: str
-
-
-class PriceTotal(NamedTuple):
-    """What one price applies to: its parts ("" but for a matrix) and the number of inputs."""
-
-    parts: dict[str, int]
-    inputs: int
-
-
-class PeriodUpdate(NamedTuple):
-    """A billing period of a subject: every total that its plan's prices have, before and after."""
-
-    subject: str
-    plan: str
-    period_start_us: int
-    period_end_us: int
-    pricing_version: int
-    before: dict[str, PriceTotal]
-    """Of the prices whose totals changed: what they were."""
-    after: dict[str, PriceTotal]
-    """Of every price that has inputs."""
-
-
-class QuotaUpdate(NamedTuple):
-    """An entitlement period of a subject; quantities scaled by 10^12."""
-
-    subject: str
-    plan: str
-    feature: str
-    period_start_us: int
-    period_end_us: int
-    pricing_version: int
-    before: int
-    after: int
-    inputs: int
-
-
-PeriodKey = tuple[str, str, int, int, int]
-"""(subject, plan, period_start_us, period_end_us, pricing_version)"""
-
-
-@dataclass(slots=True)
-class Updates:
-    """What one batch changed in one shard."""
-
-    usage: list[UsageUpdate] = field(default_factory=list)
-    members: list[MemberUpdate] = field(default_factory=list)
-    periods: list[PeriodUpdate] = field(default_factory=list)
-    quotas: list[QuotaUpdate] = field(default_factory=list)
+Family = tuple[str, str, str, Aggregation]
+"""("usage", meter, "", how), ("price", plan, price, how) or ("quota", plan, feature, how): what a catalog
+version prices or limits by one aggregation, the next may by another. A period has one version, so one family."""
 
 
 class ShardTotals:
@@ -117,15 +40,22 @@ class ShardTotals:
             monotone, so that nothing is ever forgotten.
         accept_within_us: An event older than this at its log time is never accepted, so a total may be
             forgotten once every partition's log time has passed its end by this much.
+        alerting: The plans with spend alerts, in any catalog version.
         snapshot: What `snapshot` gave; None to begin empty.
     """
 
-    def __init__(self, partitions: Collection[int] | None, accept_within_us: int, snapshot: bytes | None) -> None:
+    def __init__(
+        self,
+        partitions: Collection[int] | None,
+        accept_within_us: int,
+        alerting: Collection[str],
+        snapshot: bytes | None,
+    ) -> None:
         self._partitions = partitions
         self._accept_within_us = accept_within_us
+        self._alerting = frozenset(alerting)
         self._families: dict[Family, Cells] = {}
-        self._parts: dict[tuple[str, str], list[str]] = {}
-        self._prices: dict[str, list[str]] = {}
+        self._prices: dict[str, dict[tuple[str, Aggregation], _PriceCells]] = {}
         self._log_times: dict[int, int] = {}
         self._horizon_us = 0
         if snapshot is not None:
@@ -142,124 +72,118 @@ class ShardTotals:
             TallyError: an event would reopen a window that was forgotten.
         """
         updates = Updates()
-        before: dict[PeriodKey, dict[str, PriceTotal]] = {}
         for partial in received.partials:
             match partial:
                 case UsagePartial():
                     self._merge_usage(partial, received.partition, updates)
                 case PricePartial():
-                    self._merge_price(partial, received.partition, before)
+                    updates.prices.append(self._merge_price(partial, received.partition))
                 case QuotaPartial():
-                    self._merge_quota(partial, received.partition, updates)
-        updates.periods = [PeriodUpdate(*key, old, self._price_totals(key)) for key, old in before.items()]
+                    updates.quotas.append(self._merge_quota(partial, received.partition))
+        if not self._alerting.isdisjoint(update.plan for update in updates.prices):
+            updates.others = self._others(updates.prices)
         if received.log_time_us is not None:
             self._advance(received.partition, received.log_time_us)
         return updates
 
     def _merge_usage(self, partial: UsagePartial, partition: int, updates: Updates) -> None:
-        meter, labels, aggregation = partial.meter, partial.labels, partial.aggregation
-        number = partial.catalog_version
-        family = self._family(("usage", meter, ""), aggregation)
-        by_key, merge, rows = family.by_key, family.merge, updates.usage
         groups = partial.groups
-        for key, inputs, value in zip(groups.keys, groups.inputs, groups.values, strict=True):
-            subject, start, end, booked, dims = key
-            cell = by_key.get(key)
-            if cell is None:
-                self._check_open(subject, end)
-                cell = by_key[key] = empty(aggregation)
-            new = merge(cell, inputs, value, partition)
-            if cell[2] < number:
-                cell[2] = number
-            if new:
-                updates.members += [MemberUpdate(meter, subject, start, end, dims, member) for member in new]
-            latest = cell[1][:4] if aggregation is Aggregation.LATEST else None
-            total = aggregate_of(aggregation, cell)
-            rows.append(
-                UsageUpdate(
-                    meter, subject, start, end, dims, booked, labels, aggregation, total, cell[0], cell[2], latest
-                )
+        cells = self._family(("usage", partial.meter, "", partial.aggregation))
+        places = cells.places(groups.keys, self._check_open)
+        if partial.aggregation is Aggregation.UNIQUE:
+            found = zip(groups.keys, cells.new_members(places, groups.values), strict=True)
+            updates.members += [
+                MemberUpdate(partial.meter, subject, start, end, dims, member)
+                for (subject, start, end, _, dims), members in found
+                for member in members
+            ]
+        cells.merge(places, groups.inputs, groups.values, partition)
+        updates.usage.append(
+            UsageUpdate(
+                partial.meter,
+                partial.labels,
+                partial.aggregation,
+                groups.keys,
+                cells.aggregates(places),
+                [cells.inputs[place] for place in places],
+                cells.see_version(places, partial.catalog_version),
             )
+        )
 
-    def _merge_price(
-        self, partial: PricePartial, partition: int, before: dict[PeriodKey, dict[str, PriceTotal]]
-    ) -> None:
-        plan, price, version = partial.plan, partial.price, partial.pricing_version
-        aggregation = partial.aggregation
-        family = self._family(("price", plan, price), aggregation)
-        by_key, merge = family.by_key, family.merge
+    def _merge_price(self, partial: PricePartial, partition: int) -> PriceUpdate:
         groups = partial.groups
-        for key, inputs, value in zip(groups.keys, groups.inputs, groups.values, strict=True):
-            subject, start, end, part = key
-            period = (subject, plan, start, end, version)
-            old = before.get(period)
-            if old is None:
-                old = before[period] = {}
-            if price not in old:
-                old[price] = self._price_total(plan, price, family, subject, start, end)
-            cell = by_key.get(key)
-            if cell is None:
-                self._check_open(subject, end)
-                cell = by_key[key] = empty(aggregation)
-                self._know_part(plan, price, part)
-            merge(cell, inputs, value, partition)
+        cells = self._family(("price", partial.plan, partial.price, partial.aggregation))
+        known = self._prices[partial.plan][partial.price, partial.aggregation]
+        known.learn(groups.keys)
+        about = (partial.plan, partial.price, partial.pricing_version)
+        if known.is_whole:
+            whole_before, whole_after, inputs = self._change(cells, groups, partition)
+            return PriceUpdate(*about, [key[:3] for key in groups.keys], [*whole_before], [*whole_after], inputs)
+        periods: list[PeriodKey] = list(dict.fromkeys([key[:3] for key in groups.keys]))
+        before = known.totals(periods)
+        self._change(cells, groups, partition)
+        after = [total for total in known.totals(periods) if total is not None]
+        return PriceUpdate(*about, periods, before, after, known.inputs(periods))
 
-    def _merge_quota(self, partial: QuotaPartial, partition: int, updates: Updates) -> None:
-        plan, feature, version = partial.plan, partial.feature, partial.pricing_version
-        aggregation = partial.aggregation
-        family = self._family(("quota", plan, feature), aggregation)
-        by_key, merge, rows = family.by_key, family.merge, updates.quotas
-        groups = partial.groups
-        for key, inputs, value in zip(groups.keys, groups.inputs, groups.values, strict=True):
-            subject, start, end = key
-            cell = by_key.get(key)
-            if cell is None:
-                self._check_open(subject, end)
-                cell = by_key[key] = empty(aggregation)
-            before = quantity(aggregation, cell) if cell[0] else 0
-            merge(cell, inputs, value, partition)
-            after = quantity(aggregation, cell)
-            rows.append(QuotaUpdate(subject, plan, feature, start, end, version, before, after, cell[0]))
+    def _merge_quota(self, partial: QuotaPartial, partition: int) -> QuotaUpdate:
+        cells = self._family(("quota", partial.plan, partial.feature, partial.aggregation))
+        before, after, inputs = self._change(cells, partial.groups, partition)
+        about = (partial.plan, partial.feature, partial.pricing_version)
+        return QuotaUpdate(*about, partial.groups.keys, [quantity or 0 for quantity in before], after, inputs)
 
-    def _price_totals(self, key: PeriodKey) -> dict[str, PriceTotal]:
-        """Every price of a period that has inputs."""
-        subject, plan, start, end, _ = key
-        totals = {}
-        for price in self._prices[plan]:
-            family = self._families["price", plan, price]
-            total = self._price_total(plan, price, family, subject, start, end)
-            if total.inputs:
-                totals[price] = total
-        return totals
+    def _change(self, cells: Cells, groups: Groups, partition: int) -> tuple[list[int | None], list[int], list[int]]:
+        """Merge groups; returns each row's quantity before (None: no inputs) and after, and its inputs."""
+        found = cells.find(groups.keys)
+        known = iter(cells.quantities([place for place in found if place is not None]))
+        before = [None if place is None else next(known) for place in found]
+        places = cells.places(groups.keys, self._check_open)
+        cells.merge(places, groups.inputs, groups.values, partition)
+        return before, cells.quantities(places), [cells.inputs[place] for place in places]
 
-    def _price_total(self, plan: str, price: str, family: Cells, subject: str, start: int, end: int) -> PriceTotal:
-        parts, inputs = {}, 0
-        for part in self._parts.get((plan, price), ()):
-            cell = family.by_key.get((subject, start, end, part))
-            if cell is not None:
-                parts[part] = quantity(family.aggregation, cell)
-                inputs += cell[0]
-        return PriceTotal(parts, inputs)
+    def _others(self, updates: list[PriceUpdate]) -> list[OtherTotal]:
+        """The untouched prices of the touched periods of plans with alerts."""
+        by_plan: dict[tuple[str, int], list[PriceUpdate]] = {}
+        for update in updates:
+            if update.plan in self._alerting:
+                by_plan.setdefault((update.plan, update.pricing_version), []).append(update)
+        out = []
+        for (plan, version), group in by_plan.items():
+            known = self._prices[plan]
+            if len(group) == len(known) and all(update.keys == group[0].keys for update in group):
+                continue
+            touched: dict[PeriodKey, set[str]] = {}
+            for update in group:
+                for key in update.keys:
+                    touched.setdefault(key, set()).add(update.price)
+            for (price, _), cells in known.items():
+                keys = [key for key, prices in touched.items() if price not in prices]
+                for key, total in zip(keys, cells.totals(keys), strict=True):
+                    if total is not None:
+                        out.append(OtherTotal(plan, version, key, price, total))
+        return out
 
-    def _family(self, name: Family, aggregation: Aggregation) -> Cells:
+    def _family(self, name: Family) -> Cells:
         family = self._families.get(name)
         if family is None:
-            family = self._families[name] = Cells(aggregation)
-            if name[0] == "price":
-                self._prices.setdefault(name[1], []).append(name[2])
+            family = self._families[name] = Cells(name[3])
+            self._index(name, family)
         return family
 
-    def _know_part(self, plan: str, price: str, part: str) -> None:
-        parts = self._parts.setdefault((plan, price), [])
-        if part not in parts:
-            parts.append(part)
+    def _index(self, name: Family, family: Cells) -> None:
+        kind, plan, price, aggregation = name
+        if kind == "price":
+            self._prices.setdefault(plan, {})[price, aggregation] = _PriceCells(family)
 
-    def _check_open(self, subject: str, end_us: int) -> None:
-        if end_us <= self._horizon_us:
-            raise TallyError(
-                f"an event of {subject!r} belongs to a window that ended at {to_text(end_us)}, which was forgotten: "
-                "log times went backwards. Restore the log's order, or start a new deployment from the ledger."
-            )
+    def _check_open(self, keys: list[tuple[Any, ...]]) -> None:
+        if not self._horizon_us:
+            return
+        for subject, _, end_us, *_ in keys:
+            if end_us <= self._horizon_us:
+                raise TallyError(
+                    f"an event of {subject!r} belongs to a window that ended at {to_text(end_us)}, which was "
+                    "forgotten: log times went backwards. Restore the log's order, or start a new deployment from "
+                    "the ledger."
+                )
 
     def _advance(self, partition: int, log_time_us: int) -> None:
         """Note how far a partition has come; forget what no event can reach any more."""
@@ -274,7 +198,7 @@ class ShardTotals:
 
     def snapshot(self) -> bytes:
         """Everything, as immutable bytes."""
-        tables = [(name, f.aggregation.value, _ipc(f.to_arrow())) for name, f in self._families.items() if len(f)]
+        tables = [(name[:3], name[3], _ipc(f.to_arrow())) for name, f in self._families.items() if len(f)]
         return msgspec.msgpack.encode((STATE_VERSION, self._horizon_us, list(self._log_times.items()), tables))
 
     def _restore(self, snapshot: bytes) -> None:
@@ -285,12 +209,51 @@ class ShardTotals:
                 "version that wrote it, or start a new data directory and run the same input again"
             )
         self._log_times = {int(partition): int(us) for partition, us in log_times}
-        for (kind, owner, name), aggregation, data in tables:
-            cells = Cells.from_arrow(Aggregation(aggregation), pa.ipc.open_stream(data).read_all())
-            self._families[kind, owner, name] = cells
-            if kind == "price":
-                self._prices.setdefault(owner, []).append(name)
-                self._parts[owner, name] = list(dict.fromkeys(key[3] for key in cells.by_key))
+        for (kind, owner, price), aggregation, data in tables:
+            name = (kind, owner, price, Aggregation(aggregation))
+            cells = self._families[name] = Cells.from_arrow(name[3], pa.ipc.open_stream(data).read_all())
+            self._index(name, cells)
+
+
+class _PriceCells:
+    """The cells of one price, whose keys are (subject, start, end, part)."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
+        self._parts: dict[str, None] = {}
+        self.learn(cells.rows)
+
+    def learn(self, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Note the parts that occur; anything but a matrix has only the whole."""
+        self._parts.update(dict.fromkeys(key[3] for key in keys))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is nothing but whole quantities."""
+        return self._parts.keys() == {WHOLE}
+
+    def totals(self, periods: list[PeriodKey]) -> list[Total | None]:
+        """Each period's quantity, or its parts; None without inputs."""
+        cells = self._cells
+        if self.is_whole:
+            places = [cells.rows.get((*period, WHOLE)) for period in periods]
+            found = iter(cells.quantities([place for place in places if place is not None]))
+            return [None if place is None else next(found) for place in places]
+        return [
+            dict(zip(parts, cells.quantities(places), strict=True)) or None for parts, places in self._held(periods)
+        ]
+
+    def inputs(self, periods: list[PeriodKey]) -> list[int]:
+        """Each period's number of inputs."""
+        cells = self._cells
+        return [sum(cells.inputs[place] for place in places) for _, places in self._held(periods)]
+
+    def _held(self, periods: list[PeriodKey]) -> Iterator[tuple[list[str], list[int]]]:
+        """The parts that each period has, and their rows."""
+        rows = self._cells.rows
+        for period in periods:
+            held = {part: place for part in self._parts if (place := rows.get((*period, part))) is not None}
+            yield list(held), list(held.values())
 
 
 def _ipc(table: pa.Table) -> bytes:

@@ -21,7 +21,7 @@ from operators.decode import decode
 from operators.deduplicate import deduplicate
 from operators.rate import rate
 from operators.watch_quotas import watch_quotas
-from sinks.clickhouse import Item
+from sinks.buffer import Item
 
 
 def build(

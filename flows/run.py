@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pyarrow as pa
 from bytewax._bytewax import cluster_main
 
 from domain.ports import TallyError
@@ -36,6 +37,7 @@ def run(deployment: Deployment, workers: int) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    pa.set_memory_pool(pa.system_memory_pool())
     try:
         cluster_main(
             deployment.flow,

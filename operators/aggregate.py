@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from domain.catalog import History
 from domain.partials import Partitioner, ShardInput
-from domain.totals import ShardTotals, Updates
+from domain.totals import ShardTotals
+from domain.updates import Updates
 from domain.values import Batch
 
 
@@ -46,15 +47,19 @@ def aggregate(
     """
     partitioner = Partitioner(history, shards)
     accept_within_us = history.versions[0].catalog.accept_within_us
+    alerting = {p.name for v in history.versions for p in v.catalog.plans.values() if p.alerts}
     everyone = range(shards)
 
     def route(batch: Batch) -> Iterable[tuple[str, ShardInput]]:
         raw = batch.raw
-        partials = partitioner.partials(batch.events, raw.partition) if len(batch.events) else {}
-        told = partials if raw.log_time_us is None else everyone
-        return [(str(shard), ShardInput(raw.partition, raw.log_time_us, partials.get(shard, []))) for shard in told]
+        groups = partitioner.partials(batch.events) or [{}]
+        for group in groups[:-1]:
+            yield from ((str(shard), ShardInput(raw.partition, None, partials)) for shard, partials in group.items())
+        last = groups[-1]
+        for shard in last if raw.log_time_us is None else everyone:
+            yield str(shard), ShardInput(raw.partition, raw.log_time_us, last.get(shard, []))
 
     def build(snapshot: bytes | None) -> _Shard:
-        return _Shard(ShardTotals(partitions, accept_within_us, snapshot))
+        return _Shard(ShardTotals(partitions, accept_within_us, alerting, snapshot))
 
     return op.stateful_batch("totals", op.flat_map("partials", up, route), build)

@@ -7,17 +7,11 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream
 
 from domain.catalog import History
-from domain.rating import Rated, rated_rows, spend
-from domain.totals import Updates
+from domain.rating import RatedUpdates, Rater
+from domain.updates import Updates
 
 
 @operator
-def rate(step_id: str, up: KeyedStream[Updates], history: History) -> KeyedStream[Rated]:
+def rate(step_id: str, up: KeyedStream[Updates], history: History) -> KeyedStream[RatedUpdates]:
     """Price every touched period by the catalog version in force at its start."""
-
-    def price(updates: Updates) -> Rated:
-        rows = [row for update in updates.periods for row in rated_rows(update, history)]
-        spends = [found for update in updates.periods if (found := spend(update, history)) is not None]
-        return Rated(updates, rows, spends)
-
-    return op.map_value("price", up, price)
+    return op.map_value("price", up, Rater(history).rate)

@@ -14,9 +14,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import pyarrow as pa
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -25,13 +23,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalErr
 from typing_extensions import override
 
 from domain.ports import TallyError
-from domain.quota import QuotaRow, Signal, Watched
-from domain.rating import Rated, RatedRow
-from domain.totals import MemberUpdate, UsageUpdate
-from domain.values import Batch
-from sinks import rows
-
-Item = Batch | Rated | Watched
+from sinks.buffer import Buffer, Item
 
 _INSERT_SETTINGS = {"insert_deduplicate": 0, "max_partitions_per_insert_block": 0}
 """Nothing may depend on insert deduplication: ClickHouse drops different rows under a repeated token."""
@@ -43,60 +35,7 @@ _PAUSE_SECONDS_MIN = 0.1
 _PAUSE_SECONDS_MAX = 5.0
 
 
-@dataclass(slots=True)
-class _Buffer:
-    """Rows to be written together. Of a key, only the newest absolute row is kept."""
-
-    batches: list[Batch] = field(default_factory=list)
-    progress: dict[int, rows.ProgressRow] = field(default_factory=dict)
-    usage: dict[tuple[Any, ...], UsageUpdate] = field(default_factory=dict)
-    members: set[MemberUpdate] = field(default_factory=set)
-    rated: dict[tuple[Any, ...], RatedRow] = field(default_factory=dict)
-    quotas: dict[tuple[Any, ...], QuotaRow] = field(default_factory=dict)
-    signals: dict[str, Signal] = field(default_factory=dict)
-    count: int = 0
-    """Rows added, the repeats of a key too."""
-
-    def add(self, item: Item) -> None:
-        match item:
-            case Batch():
-                self.batches.append(item)
-                self.progress[item.raw.partition] = rows.progress_row(item)
-                self.count += len(item.raw.offsets) + 1
-            case Rated():
-                self._add_rated(item)
-            case Watched():
-                for row in item.quotas:
-                    self.quotas[row[:5]] = row
-                for signal in item.signals:
-                    self.signals.setdefault(signal.id, signal)
-                self.count += len(item.quotas) + len(item.signals)
-
-    def _add_rated(self, rated: Rated) -> None:
-        usage = self.usage
-        for update in rated.updates.usage:
-            usage[update[:6]] = update
-        self.members.update(rated.updates.members)
-        for row in rated.rows:
-            self.rated[row[:5]] = row
-        self.count += len(rated.updates.usage) + len(rated.updates.members) + len(rated.rows)
-
-    def tables(self, topic: str) -> list[tuple[str, pa.Table]]:
-        """The tables to insert, in order: progress last, so that it never claims what is not there."""
-        accepted = [rows.events_table(b) for b in self.batches if len(b.events)]
-        rejected = [rows.rejects_table(b) for b in self.batches if len(b.rejects)]
-        absolute: list[tuple[str, Sequence[Any], Callable[[Any], pa.Table]]] = [
-            ("usage_members", list(self.members), rows.members_table),
-            ("usage", list(self.usage.values()), lambda found: rows.usage_table(found, topic)),
-            ("rated_usage", list(self.rated.values()), rows.rated_table),
-            ("quotas", list(self.quotas.values()), rows.quotas_table),
-            ("signals", list(self.signals.values()), rows.signals_table),
-            ("progress", list(self.progress.values()), rows.progress_table),
-        ]
-        out = [
-            (name, pa.concat_tables(found)) for name, found in (("events", accepted), ("rejects", rejected)) if found
-        ]
-        return out + [(name, build(found)) for name, found, build in absolute if found]
+_Tables = list[tuple[str, pa.Table]]
 
 
 class _Writer:
@@ -109,16 +48,20 @@ class _Writer:
         self._client = client
         self._topic = topic
         self._retry_seconds = retry_seconds
-        self._waiting: queue.Queue[_Buffer | None] = queue.Queue(maxsize=1)
+        self._waiting: queue.Queue[_Tables | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clickhouse-writer", daemon=True)
         self._thread.start()
 
-    def write(self, buffer: _Buffer) -> None:
-        """Hand over a buffer; raises what an earlier one failed with."""
+    def write(self, buffer: Buffer) -> None:
+        """Hand over a buffer; raises what an earlier one failed with.
+
+        Its tables are built here, on the flow's own thread: building holds the interpreter lock, and
+        would only make the flow wait for that; inserting gives it up.
+        """
         self._raise()
-        self._waiting.put(buffer)
+        self._waiting.put(buffer.tables(self._topic))
 
     def flush(self) -> None:
         """Return once everything handed over is in ClickHouse; raises what failed."""
@@ -142,17 +85,17 @@ class _Writer:
             raise self._error
 
     def _run(self) -> None:
-        while (buffer := self._waiting.get()) is not None:
+        while (tables := self._waiting.get()) is not None:
             try:
                 if self._error is None:
-                    self._write(buffer)
+                    self._write(tables)
             except BaseException as error:  # kept for the flow's own thread, which raises it
                 self._error = error
             finally:
                 self._waiting.task_done()
 
-    def _write(self, buffer: _Buffer) -> None:
-        for name, table in buffer.tables(self._topic):
+    def _write(self, tables: _Tables) -> None:
+        for name, table in tables:
             if not self._abandoned.is_set():
                 self._insert(name, table)
 
@@ -188,7 +131,7 @@ class _Partition(StatefulSinkPartition[Item, None]):
         self._writer = writer
         self._rows_max = rows_max
         self._seconds = seconds
-        self._buffer = _Buffer()
+        self._buffer = Buffer()
         self._since = time.monotonic()
 
     @override
@@ -214,7 +157,7 @@ class _Partition(StatefulSinkPartition[Item, None]):
     def _hand_over(self) -> None:
         if self._buffer.count:
             self._writer.write(self._buffer)
-            self._buffer = _Buffer()
+            self._buffer = Buffer()
         self._since = time.monotonic()
 
 

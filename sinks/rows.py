@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from domain.quota import QuotaRow, Signal, SignalType
-from domain.rating import RatedRow
-from domain.totals import MemberUpdate, UsageUpdate
+from domain.catalog import Aggregation
+from domain.quota import QuotaStates, Signal, SignalType
+from domain.rating import RatedUpdate
+from domain.updates import MemberUpdate, PeriodKey, UsageUpdate
 from domain.values import AMOUNT_DECIMALS, AMOUNT_SCALE, QUANTITY_DECIMALS, QUANTITY_SCALE, Batch
 
 ERA = 0
@@ -26,7 +27,16 @@ _AMOUNT = pa.decimal256(76, AMOUNT_DECIMALS)
 _AMOUNT_PER_QUANTITY = AMOUNT_SCALE // QUANTITY_SCALE
 _NOWHERE = (0, 0, 0)
 
-_Column = tuple[str, Callable[[Any], pa.Array] | None]
+_SELECTION = pa.map_(pa.string(), pa.list_(pa.string()))
+_POSITION = pa.struct(
+    [
+        ("log_topic", pa.string()),
+        ("log_partition", pa.uint32()),
+        ("log_offset", pa.uint64()),
+        ("log_index", pa.uint32()),
+    ]
+)
+_NO_POSITION = {"log_topic": "", "log_partition": 0, "log_offset": 0, "log_index": 0}
 
 
 def quantities(values: Sequence[int]) -> pa.Array:
@@ -64,10 +74,6 @@ def _dates(days: Sequence[int]) -> pa.Array:
     return pa.array(days, pa.int32()).cast(pa.date32())
 
 
-def _selections(values: Sequence[dict[str, list[str]]]) -> pa.Array:
-    return pa.array([list(value.items()) for value in values], pa.map_(pa.string(), pa.list_(pa.string())))
-
-
 def _tiers(rows: Sequence[tuple[tuple[int, int], ...]]) -> pa.Array:
     """Per row, the (quantity, amount) of each tier, as a list of structs."""
     flat = [tier for row in rows for tier in row]
@@ -75,6 +81,22 @@ def _tiers(rows: Sequence[tuple[tuple[int, int], ...]]) -> pa.Array:
     fields = [quantities([tier[0] for tier in flat]), amounts([tier[1] for tier in flat])]
     structs = pa.StructArray.from_arrays(fields, ["quantity", "amount"])
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs)
+
+
+def _text_maps(values: Sequence[dict[str, str] | None] | None, count: int) -> pa.Array:
+    """Attributes as maps; None stands for `count` empty ones."""
+    if values is None:
+        return _repeat([], _TEXT_MAP, count)
+    return pa.array([list(value.items()) if value else [] for value in values], _TEXT_MAP)
+
+
+def _repeat(value: Any, kind: pa.DataType, count: int) -> pa.Array:
+    """One nested value, `count` times (pa.repeat is slow on nested types)."""
+    return pa.array([value], kind).take(_zeros(count))
+
+
+def _zeros(count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(0, pa.int32()), count)
 
 
 def _positions(topic: str, positions: Iterable[tuple[int, int, int] | None]) -> pa.Array:
@@ -105,7 +127,6 @@ def _place(batch: Batch, offsets: list[int], indexes: list[int]) -> dict[str, pa
 def events_table(batch: Batch) -> pa.Table:
     """The accepted events of a batch."""
     events = batch.events
-    attributes = events.attributes or [None] * len(events)
     return pa.table(
         {
             **_place(batch, events.offsets, events.indexes),
@@ -115,7 +136,7 @@ def events_table(batch: Batch) -> pa.Table:
             "type": pa.array(events.types, pa.string()),
             "subject": pa.array(events.subjects, pa.string()),
             "time": _instants(events.times_us),
-            "attributes": pa.array([list(a.items()) if a else [] for a in attributes], _TEXT_MAP),
+            "attributes": _text_maps(events.attributes, len(events)),
             "payload": pa.array(events.payloads, pa.binary()),
             "content_hash": pa.array(events.contents, pa.uint64()),
         }
@@ -157,127 +178,125 @@ def progress_row(batch: Batch) -> ProgressRow:
     return ProgressRow(raw.topic, raw.partition, raw.next_offset, raw.messages, raw.events, raw.log_time_us or 0)
 
 
-def _table(rows: Sequence[tuple[Any, ...]], columns: Sequence[_Column]) -> dict[str, pa.Array]:
-    """Rows as Arrow columns; a column without a builder is left out."""
-    transposed = zip(*rows, strict=True)
-    return {name: build(values) for (name, build), values in zip(columns, transposed, strict=True) if build}
-
-
-_PROGRESS: tuple[_Column, ...] = (
-    ("log_topic", _texts),
-    ("log_partition", _uint32s),
-    ("next_offset", _uint64s),
-    ("messages", _uint64s),
-    ("events", _uint64s),
-    ("log_time", _instants),
-)
-_USAGE: tuple[_Column, ...] = (
-    ("meter", _texts),
-    ("subject", _texts),
-    ("window_start", _instants),
-    ("window_end", _instants),
-    ("dimensions_key", _texts),
-    ("booked_on", _dates),
-    ("labels", None),
-    ("aggregation", _texts),
-    ("value", quantities),
-    ("count", _uint64s),
-    ("catalog_version", _uint32s),
-    ("latest", None),
-)
-_MEMBERS: tuple[_Column, ...] = (
-    ("meter", _texts),
-    ("subject", _texts),
-    ("window_start", _instants),
-    ("window_end", _instants),
-    ("dimensions_key", _texts),
-    ("member", _texts),
-)
-_RATED: tuple[_Column, ...] = (
-    ("subject", _texts),
-    ("plan", _texts),
-    ("price", _texts),
-    ("period_start", _instants),
-    ("period_end", _instants),
-    ("meter", _texts),
-    ("quantity", quantities),
-    ("amount", amounts),
-    ("model", _texts),
-    ("selection", _selections),
-    ("currency", _texts),
-    ("tiers", _tiers),
-    ("inputs", _uint64s),
-    ("catalog_version", _uint32s),
-)
-_QUOTAS: tuple[_Column, ...] = (
-    ("subject", _texts),
-    ("plan", _texts),
-    ("feature", _texts),
-    ("period_start", _instants),
-    ("period_end", _instants),
-    ("meter", _texts),
-    ("used", quantities),
-    ("allowance", quantities),
-    ("state", _texts),
-    ("inputs", _uint64s),
-    ("catalog_version", _uint32s),
-)
-_SIGNALS: tuple[_Column, ...] = (
-    ("id", _texts),
-    ("type", _texts),
-    ("subject", _texts),
-    ("feature", _texts),
-    ("meter", _texts),
-    ("period_start", _instants),
-    ("period_end", _instants),
-    ("threshold", amounts),
-    ("allowance", amounts),
-    ("used", amounts),
-    ("at", _instants),
-    ("catalog_version", _uint32s),
-)
-
-
 def progress_table(rows: Sequence[ProgressRow]) -> pa.Table:
-    return pa.table(_table(rows, _PROGRESS))
+    topics, partitions, next_offsets, messages, events, log_times = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "log_topic": _texts(topics),
+            "log_partition": _uint32s(partitions),
+            "next_offset": _uint64s(next_offsets),
+            "messages": _uint64s(messages),
+            "events": _uint64s(events),
+            "log_time": _instants(log_times),
+        }
+    )
 
 
-def usage_table(rows: Sequence[UsageUpdate], topic: str) -> pa.Table:
-    table = _table(rows, _USAGE)
-    dimensions = [_dimensions(row.labels, row.dimensions_key) for row in rows]
-    table["dimensions"] = pa.array(dimensions, _TEXT_MAP)
-    table |= _versions([row.inputs for row in rows])
-    if any(row.latest for row in rows):
-        table["latest_time"] = _instants([row.latest[0] if row.latest else 0 for row in rows])
-        table["latest_position"] = _positions(topic, [row.latest[1:] if row.latest else None for row in rows])
+def usage_table(update: UsageUpdate, topic: str) -> pa.Table:
+    count = len(update.keys)
+    subjects, starts, ends, booked, keys = zip(*update.keys, strict=True)
+    dimensions = [_dimensions(update.labels, key) for key in keys]
+    table = {
+        "meter": pa.repeat(update.meter, count),
+        "subject": _texts(subjects),
+        "window_start": _instants(starts),
+        "window_end": _instants(ends),
+        "dimensions_key": _texts(keys),
+        "booked_on": _dates(booked),
+        "dimensions": pa.array(dimensions, _TEXT_MAP),
+        "aggregation": pa.repeat(update.aggregation.value, count),
+        "count": _uint64s(update.inputs),
+        "catalog_version": _uint32s(update.catalog_versions),
+        **_versions(update.inputs),
+    }
+    if update.aggregation is Aggregation.LATEST:
+        table["value"] = quantities([value[4] for value in update.values])
+        table["latest_time"] = _instants([value[0] for value in update.values])
+        table["latest_position"] = _positions(topic, [value[1:4] for value in update.values])
+    else:
+        table["value"] = quantities(update.values)
+        table["latest_time"] = pa.repeat(pa.scalar(0, _INSTANT), count)
+        table["latest_position"] = _repeat(_NO_POSITION, _POSITION, count)
     return pa.table(table)
 
 
 def members_table(rows: Sequence[MemberUpdate]) -> pa.Table:
-    return pa.table(_table(rows, _MEMBERS))
+    meters, subjects, starts, ends, keys, members = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "meter": _texts(meters),
+            "subject": _texts(subjects),
+            "window_start": _instants(starts),
+            "window_end": _instants(ends),
+            "dimensions_key": _texts(keys),
+            "member": _texts(members),
+        }
+    )
 
 
-def rated_table(rows: Sequence[RatedRow]) -> pa.Table:
-    return pa.table(_table(rows, _RATED) | _versions([row.inputs for row in rows]))
+def rated_table(update: RatedUpdate) -> pa.Table:
+    count, price = len(update.keys), update.price
+    selection = [(label, sorted(values)) for label, values in price.where.items()]
+    return pa.table(
+        {
+            **_periods(update.keys),
+            "plan": pa.repeat(update.plan, count),
+            "price": pa.repeat(price.key, count),
+            "meter": pa.repeat(price.meter, count),
+            "model": pa.repeat(type(price.model).__name__.lower(), count),
+            "selection": _repeat(selection, _SELECTION, count),
+            "quantity": quantities(update.quantities),
+            "amount": amounts([rated.amount for rated in update.rated]),
+            "currency": pa.repeat(update.currency, count),
+            "tiers": _tiers([rated.tiers for rated in update.rated]),
+            "catalog_version": pa.repeat(pa.scalar(update.pricing_version, pa.uint32()), count),
+            **_versions(update.inputs),
+        }
+    )
 
 
-def quotas_table(rows: Sequence[QuotaRow]) -> pa.Table:
-    return pa.table(_table(rows, _QUOTAS) | _versions([row.inputs for row in rows]))
+def quotas_table(states: QuotaStates) -> pa.Table:
+    count, entitlement = len(states.keys), states.entitlement
+    return pa.table(
+        {
+            **_periods(states.keys),
+            "plan": pa.repeat(states.plan, count),
+            "feature": pa.repeat(entitlement.feature, count),
+            "meter": pa.repeat(entitlement.meter, count),
+            "used": quantities(states.used),
+            "allowance": quantities([entitlement.limit] * count),
+            "state": _texts([state.value for state in states.states]),
+            "catalog_version": pa.repeat(pa.scalar(states.catalog_version, pa.uint32()), count),
+            **_versions(states.inputs),
+        }
+    )
 
 
-def signals_table(rows: Sequence[Signal]) -> pa.Table:
+def _periods(keys: Sequence[PeriodKey]) -> dict[str, pa.Array]:
+    subjects, starts, ends = zip(*keys, strict=True)
+    return {"subject": _texts(subjects), "period_start": _instants(starts), "period_end": _instants(ends)}
+
+
+def signals_table(signals: Sequence[Signal]) -> pa.Table:
     """Signals; quantities and amounts share columns, so quantities are brought to the finer scale."""
-    alike = [
-        row
-        if row.type is SignalType.SPEND_REACHED
-        else row._replace(
-            threshold=row.threshold * _AMOUNT_PER_QUANTITY,
-            allowance=row.allowance * _AMOUNT_PER_QUANTITY,
-            used=row.used * _AMOUNT_PER_QUANTITY,
-        )
-        for row in rows
-    ]
-    return pa.table(_table(alike, _SIGNALS))
+    scales = [1 if s.type is SignalType.SPEND_REACHED else _AMOUNT_PER_QUANTITY for s in signals]
+    scaled = list(zip(signals, scales, strict=True))
+    return pa.table(
+        {
+            "id": _texts([s.id for s in signals]),
+            "type": _texts([s.type.value for s in signals]),
+            "subject": _texts([s.subject for s in signals]),
+            "feature": _texts([s.feature for s in signals]),
+            "meter": _texts([s.meter for s in signals]),
+            "period_start": _instants([s.period_start_us for s in signals]),
+            "period_end": _instants([s.period_end_us for s in signals]),
+            "threshold": amounts([s.threshold * scale for s, scale in scaled]),
+            "allowance": amounts([s.allowance * scale for s, scale in scaled]),
+            "used": amounts([s.used * scale for s, scale in scaled]),
+            "at": _instants([s.at_us for s in signals]),
+            "catalog_version": _uint32s([s.catalog_version for s in signals]),
+        }
+    )
 
 
 def _versions(inputs: Sequence[int]) -> dict[str, pa.Array]:

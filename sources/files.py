@@ -301,12 +301,19 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
 
 
 def _split_lines(start: int, lines: list[bytes]) -> tuple[list[int], list[int], list[bytes]]:
+    """Offset, index and bytes of each event; lines that cannot be batches are taken over in runs."""
     offsets: list[int] = []
     indexes: list[int] = []
     payloads: list[bytes] = []
-    for offset, line in enumerate(lines, start):
-        events = split(line)
-        offsets += [offset] * len(events)
-        indexes += range(len(events))
-        payloads += events
+    done = 0
+    for place in [i for i, line in enumerate(lines) if line[:1] in BATCH_STARTS] + [len(lines)]:
+        offsets += range(start + done, start + place)
+        indexes += [0] * (place - done)
+        payloads += lines[done:place]
+        done = place + 1
+        if place < len(lines):
+            events = split(lines[place])
+            offsets += [start + place] * len(events)
+            indexes += range(len(events))
+            payloads += events
     return offsets, indexes, payloads

@@ -8,8 +8,9 @@ from decimal import Decimal
 from json import loads
 from typing import Any
 
+from domain.catalog import Aggregation
 from domain.quota import Signal, SignalType, Watched
-from domain.rating import Rated
+from domain.rating import RatedUpdates
 from domain.values import AMOUNT_DECIMALS, QUANTITY_DECIMALS, Batch, Position
 from tests.oracle import Tables
 
@@ -33,11 +34,11 @@ class Books:
     signals: list[Signal] = field(default_factory=list)
     """Everything that went out, repeats too."""
 
-    def add(self, item: Batch | Rated | Watched) -> None:
+    def add(self, item: Batch | RatedUpdates | Watched) -> None:
         match item:
             case Batch():
                 self._batch(item)
-            case Rated():
+            case RatedUpdates():
                 self._rated(item)
             case Watched():
                 self._watched(item)
@@ -73,44 +74,50 @@ class Books:
             "log_time": raw.log_time_us or 0,
         }
 
-    def _rated(self, rated: Rated) -> None:
-        for one in rated.updates.usage:
-            latest = one.latest
-            labels = loads(one.dimensions_key) if one.labels else []
-            row = {
-                "dimensions": dict(zip(one.labels, labels, strict=True)),
-                "aggregation": one.aggregation,
-                "value": quantity(one.value),
-                "count": one.inputs,
-                "latest_time": latest[0] if latest else 0,
-                "latest_position": self._at(*latest[1:]) if latest else NOWHERE,
-                **_versions(one.inputs, one.catalog_version),
-            }
-            booked_on = date(1970, 1, 1) + timedelta(days=one.booked_on_day)
-            _keep(self.tables.usage, (*one[:5], booked_on), row)
-        self.tables.usage_members.update(tuple(member) for member in rated.updates.members)
-        for priced in rated.rows:
-            row = {
-                "meter": priced.meter,
-                "quantity": quantity(priced.quantity),
-                "amount": amount(priced.amount),
-                "currency": priced.currency,
-                "tiers": [(quantity(units), amount(cost)) for units, cost in priced.tiers],
-                **_versions(priced.inputs, priced.catalog_version),
-            }
-            _keep(self.tables.rated_usage, priced[:5], row)
+    def _rated(self, item: RatedUpdates) -> None:
+        for usage in item.updates.usage:
+            rows = zip(usage.keys, usage.values, usage.inputs, usage.catalog_versions, strict=True)
+            for (subject, start, end, booked_on_day, dimensions_key), value, inputs, version in rows:
+                latest = value if usage.aggregation is Aggregation.LATEST else None
+                row = {
+                    "dimensions": dict(zip(usage.labels, loads(dimensions_key) if usage.labels else [], strict=True)),
+                    "aggregation": usage.aggregation,
+                    "value": quantity(latest[4] if latest else value),
+                    "count": inputs,
+                    "latest_time": latest[0] if latest else 0,
+                    "latest_position": self._at(*latest[1:4]) if latest else NOWHERE,
+                    **_versions(inputs, version),
+                }
+                booked_on = date(1970, 1, 1) + timedelta(days=booked_on_day)
+                _keep(self.tables.usage, (usage.meter, subject, start, end, dimensions_key, booked_on), row)
+        self.tables.usage_members.update(tuple(member) for member in item.updates.members)
+        for update in item.rated:
+            for (subject, *span), units, rated, inputs in zip(
+                update.keys, update.quantities, update.rated, update.inputs, strict=True
+            ):
+                row = {
+                    "meter": update.price.meter,
+                    "quantity": quantity(units),
+                    "amount": amount(rated.amount),
+                    "currency": update.currency,
+                    "tiers": [(quantity(share), amount(cost)) for share, cost in rated.tiers],
+                    **_versions(inputs, update.pricing_version),
+                }
+                _keep(self.tables.rated_usage, (subject, update.plan, update.price.key, *span), row)
 
     def _watched(self, watched: Watched) -> None:
-        for one in watched.quotas:
-            row = {
-                "period_end": one.period_end_us,
-                "meter": one.meter,
-                "used": quantity(one.used),
-                "allowance": quantity(one.allowance),
-                "state": one.state,
-                **_versions(one.inputs, one.catalog_version),
-            }
-            _keep(self.tables.quotas, one[:4], row)
+        for states in watched.quotas:
+            rows = zip(states.keys, states.used, states.states, states.inputs, strict=True)
+            for (subject, start, end), used, state, inputs in rows:
+                row = {
+                    "period_end": end,
+                    "meter": states.entitlement.meter,
+                    "used": quantity(used),
+                    "allowance": quantity(states.entitlement.limit),
+                    "state": state,
+                    **_versions(inputs, states.catalog_version),
+                }
+                _keep(self.tables.quotas, (subject, states.plan, states.entitlement.feature, start), row)
         for signal in watched.signals:
             self.signals.append(signal)
             read = amount if signal.type is SignalType.SPEND_REACHED else quantity

@@ -11,7 +11,8 @@ import flows.start
 from cli.main import app
 from domain.ports import Claim, ClaimRequests
 from domain.values import Position
-from sinks.clickhouse import ClickHouseSink, Item
+from sinks.buffer import Item
+from sinks.clickhouse import ClickHouseSink
 from stores.claims import RedisClaims
 
 

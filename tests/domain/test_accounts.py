@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.accounts import NO_PLAN, Accounts, covering, pricing_versions
+from domain.accounts import NO_PLAN, Accounts, Spans, covering, pricing_versions
 from domain.catalog import Catalog, CatalogVersion, History, PeriodKind, Plan
 from domain.instants import to_text
 from domain.values import HOUR_US
@@ -77,8 +77,12 @@ def test_plan_zone_and_periods_are_those_of_the_oracle(text: str, events: list[t
     ], "billing periods must not be written over the months"
 
 
-def _pairs(bounds: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, int]]:
-    return list(zip(bounds[0].tolist(), bounds[1].tolist(), strict=True))
+def _pairs(spans: Spans) -> list[tuple[int, int]]:
+    pairs = list(zip(spans.starts.tolist(), spans.ends.tolist(), strict=True))
+    numbers = spans.numbers.tolist()
+    assert all(0 <= number < spans.count for number in numbers)
+    assert len(set(zip(pairs, numbers, strict=True))) == len(set(pairs)) == len(set(numbers))
+    return pairs
 
 
 def _plan(oracle: OracleCatalog, subject: str, time: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from domain.instants import END_US, EPOCH, INVALID, MIN_US, parse, parse_many, to_datetime, to_text
@@ -83,6 +83,65 @@ def test_the_grammar_is_the_one_that_datetime_reads(text: str) -> None:
 def test_a_batch_is_read_as_one_by_one(batch: list[str]) -> None:
     singly = [parse(text) for text in batch]
     assert [None if us == INVALID else us for us in parse_many(batch).tolist()] == singly
+
+
+ALIKE = [
+    "2026-03-01T10:00:00Z",
+    "2028-02-29T23:59:59Z",
+    "2100-02-28T00:00:60Z",
+    "2000-01-01T00:00:00Z",
+    "1999-12-31T23:59:59Z",
+    "2026-03-01T10:00:00.123Z",
+    "2026-13-01T10:00:00.999Z",
+    "2026-03-01T10:00:00.123456Z",
+    "2026-02-30T10:00:00.000001Z",
+    "2026-03-01T10:00:00+01:30",
+    "2026-03-01T10:00:00.1234Z",
+    "2026-03-01T10:00:00.00000000001Z",
+    "2026-03-01T10:00:00.99999999999Z",
+    "2026-03-01T10:00:00.000001-23:59",
+    "2026-03-01T10:00:00.999999999999Z",
+    "2026-03-01T10:00:00.999999-23:599",
+    "2026-03-01T10:00:00.123456789012345Z",
+]
+"""Several of one length, with and without the common form."""
+others = st.sampled_from([*"0129:-+.TZtz /", "\0", "\x7f", "\x80", "\u0662", "\uff12", "é", "😀", "\ud800", "\udcff"])
+
+
+@st.composite
+def replaced(draw: st.DrawFn) -> str:
+    """A text with up to two characters replaced by others, so that its length is still that of many."""
+    text = draw(st.sampled_from(ALIKE))
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+        at = draw(st.integers(0, len(text) - 1))
+        text = text[:at] + draw(others) + text[at + 1 :]
+    return text
+
+
+tails = st.sampled_from(["\0", "\0\0", "", "Z", "é"])
+padded_texts = st.builds(lambda text, tail: text + tail, replaced(), tails)
+
+
+@settings(max_examples=300)
+@given(st.lists(replaced() | replaced() | padded_texts | st.text(max_size=2), min_size=1, max_size=24))
+@example(["2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z\0", "2026-03-01T10:00:00\0Z", "\0" * 20, "\0", ""])
+@example(["2026-03-01T10:00:00Z", "2026-03-01T10:00:0\u0662Z", "é026-03-01T10:00:00Z", "2026-03-01T10:00:01Z"])
+@example(["2026-03-01T10:00:00.1Z", "2026-03-01T10:00:00ééZ", "2026-03-01T10:00:00.2Z", "2026-03-01T10:00:00.\0Z"])
+def test_a_batch_of_any_lengths_and_characters_is_read_as_one_by_one(batch: list[str]) -> None:
+    """Texts of one length are read together: each is still read by itself."""
+    for chosen in (batch, batch * 2, batch[::-1]):
+        singly = [parse(text) for text in chosen]
+        assert [None if us == INVALID else us for us in parse_many(chosen).tolist()] == singly
+
+
+def test_every_character_at_every_place_is_read_as_by_itself() -> None:
+    """Alone among good texts of its length."""
+    for good in ("2026-03-01T10:00:00Z", "2026-10-31T19:35:09.25Z"):
+        strange = [chr(code) for code in range(0x80)]
+        batch = [good[:at] + char + good[at + 1 :] for at in range(len(good)) for char in strange]
+        singly = [parse(text) for text in batch]
+        assert [None if us == INVALID else us for us in parse_many(batch).tolist()] == singly
+        assert 30 < sum(us is not None for us in singly) < len(batch) // 4
 
 
 @given(st.integers(MIN_US, END_US - 1))

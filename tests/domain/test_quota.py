@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.catalog import Alert, Entitlement, PeriodKind
+from domain.catalog import Alert, Catalog, CatalogVersion, Entitlement, History, PeriodKind, Plan
 from domain.quota import (
     QuotaState,
+    QuotaStates,
     Signal,
     SignalType,
+    Watch,
+    Watcher,
     absolute,
-    crossings,
-    quota_row,
     signal_id,
     spend_crossings,
-    state_of,
 )
-from domain.rating import Spend
-from domain.totals import QuotaUpdate
+from domain.rating import RatedUpdates, Spend
+from domain.updates import QuotaUpdate, Updates
 from domain.values import AMOUNT_SCALE, QUANTITY_SCALE
 
 UNIT = QUANTITY_SCALE
@@ -36,15 +36,25 @@ LIMITED = Entitlement(
     period=PeriodKind.MONTH,
     thresholds=(Decimal("0.5"), Decimal("0.8"), Decimal(1), Decimal("1.5")),
 )
+WATCH = Watch(LIMITED)
 
 
 def update(before: int, after: int, *, subject: str = "a", start: int = 100) -> QuotaUpdate:
-    return QuotaUpdate(subject, "pro", "api", start, start + 100, 3, before * UNIT, after * UNIT, after)
+    return QuotaUpdate("pro", "api", 3, [(subject, start, start + 100)], [before * UNIT], [after * UNIT], [after])
 
 
 def crossed(before: int, after: int) -> list[tuple[SignalType, int]]:
-    found = crossings(update(before, after), LIMITED, 7)
+    found = WATCH.crossings(update(before, after), 7)
     return [(signal.type, signal.threshold // UNIT) for signal in found]
+
+
+def states(changed: QuotaUpdate, entitlement: Entitlement = LIMITED) -> QuotaStates:
+    """How the periods stand by a catalog with this entitlement."""
+    plan = Plan("pro", (), (Entitlement("sso", "boolean", enabled=True), entitlement), ())
+    catalog = Catalog("UTC", "USD", 0, {}, {}, {"pro": plan}, {}, None)
+    watcher = Watcher(History((CatalogVersion(3, 0, catalog, "", ""),)))
+    (found,) = watcher.watch(RatedUpdates(Updates(quotas=[changed]), [], []), 7).quotas
+    return found
 
 
 FIVE = (SignalType.THRESHOLD_REACHED, 5)
@@ -74,12 +84,29 @@ def test_a_threshold_is_crossed_when_it_is_reached(before: int, after: int, sign
 
 @given(st.lists(st.integers(0, 20), min_size=2).map(sorted))
 def test_crossings_do_not_depend_on_the_steps(totals: list[int]) -> None:
-    stepwise = [signal.id for one, other in pairwise(totals) for signal in crossings(update(one, other), LIMITED, 7)]
-    assert stepwise == [signal.id for signal in crossings(update(totals[0], totals[-1]), LIMITED, 8)]
+    stepwise = [signal.id for one, other in pairwise(totals) for signal in WATCH.crossings(update(one, other), 7)]
+    assert stepwise == [signal.id for signal in WATCH.crossings(update(totals[0], totals[-1]), 8)]
+
+
+periods = st.tuples(st.sampled_from("abc"), st.integers(0, 2).map(lambda n: n * 100))
+pairs = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted)
+
+
+@given(st.dictionaries(periods, pairs))
+def test_every_period_of_an_update_is_watched_by_itself(changes: dict[tuple[str, int], list[int]]) -> None:
+    singles = [update(*change, subject=subject, start=start) for (subject, start), change in changes.items()]
+    whole = QuotaUpdate("pro", "api", 3, [], [], [], [])
+    for single in singles:
+        for name in ("keys", "before", "after", "inputs"):
+            getattr(whole, name).extend(getattr(single, name))
+    assert WATCH.crossings(whole, 7) == [signal for single in singles for signal in WATCH.crossings(single, 7)]
+    found, apart = states(whole), [states(single) for single in singles]
+    for name in ("keys", "used", "states", "inputs"):
+        assert getattr(found, name) == [value for one in apart for value in getattr(one, name)]
 
 
 def test_a_signal_says_what_was_crossed_and_what_was_seen() -> None:
-    (signal,) = crossings(update(4, 6), LIMITED, 7)
+    (signal,) = WATCH.crossings(update(4, 6), 7)
     assert signal == Signal(
         id=signal_id("quota.threshold_reached", "a", "api", 100, 5 * UNIT),
         type=SignalType.THRESHOLD_REACHED,
@@ -101,18 +128,29 @@ def test_a_signal_says_what_was_crossed_and_what_was_seen() -> None:
     [(0, "ok"), (4, "ok"), (5, "warning"), (9, "warning"), (10, "exceeded"), (11, "exceeded"), (99, "exceeded")],
 )
 def test_state(used: int, state: str) -> None:
-    assert state_of(LIMITED, used * UNIT) == state
-    row = quota_row(update(0, used), LIMITED)
-    assert (row.state, row.used, row.allowance) == (QuotaState(state), used * UNIT, 10 * UNIT)
-    assert (row.meter, row.inputs, row.catalog_version, row.period_start_us, row.period_end_us) == (
-        "calls", used, 3, 100, 200,
-    )  # fmt: skip
+    assert WATCH.state(used * UNIT) == state
+    assert states(update(0, used)) == QuotaStates(
+        plan="pro",
+        entitlement=LIMITED,
+        catalog_version=3,
+        keys=[("a", 100, 200)],
+        used=[used * UNIT],
+        states=[QuotaState(state)],
+        inputs=[used],
+    )
+    assert (LIMITED.meter, LIMITED.limit) == ("calls", 10 * UNIT), "which the row has from the entitlement"
 
 
 def test_without_a_threshold_below_the_limit_nothing_warns() -> None:
     for thresholds in ((), (Decimal(1),), (Decimal("1.5"),)):
         entitlement = Entitlement("api", "metered", "calls", 10 * UNIT, PeriodKind.DAY, thresholds)
-        assert [state_of(entitlement, used * UNIT) for used in (0, 9, 10)] == ["ok", "ok", "exceeded"]
+        assert [Watch(entitlement).state(used * UNIT) for used in (0, 9, 10)] == ["ok", "ok", "exceeded"]
+
+
+def test_without_thresholds_nothing_is_crossed() -> None:
+    entitlement = replace(LIMITED, thresholds=())
+    assert Watch(entitlement).crossings(update(0, 99), 7) == []
+    assert states(update(0, 99), entitlement).states == [QuotaState.EXCEEDED]
 
 
 @pytest.mark.parametrize("fraction", ["0.123", "0.000000001", "1", "11", "999.999"])
@@ -128,7 +166,7 @@ def test_thresholds_are_exact(fraction: str) -> None:
     ("before", "after", "is_crossed"), [(0, 9, False), (0, 10, True), (9, 11, True), (10, 11, False), (11, 12, False)]
 )
 def test_spend(before: int, after: int, is_crossed: bool) -> None:
-    money = Spend("a", "pro", 100, 200, 3, before * AMOUNT_SCALE, after * AMOUNT_SCALE)
+    money = Spend("pro", 3, ("a", 100, 200), before * AMOUNT_SCALE, after * AMOUNT_SCALE)
     alert = Alert("high", 10 * AMOUNT_SCALE)
     expected = Signal(
         signal_id("spend.threshold_reached", "a", "high", 100, 10 * AMOUNT_SCALE),

@@ -26,10 +26,11 @@ from domain.partials import (
     text_form,
 )
 from domain.ports import TallyError
-from domain.quota import Watched, crossings, quota_row, spend_crossings
-from domain.rating import Rated, rated_rows, spend
-from domain.totals import STATE_VERSION, ShardTotals, Updates
-from domain.values import DAY_US, HOUR_US, MINUTE_US, Events
+from domain.quota import Watcher
+from domain.rating import Rater
+from domain.totals import STATE_VERSION, ShardTotals
+from domain.updates import OtherTotal, PriceUpdate, QuotaUpdate, Updates
+from domain.values import DAY_US, HOUR_US, MINUTE_US, QUANTITY_SCALE, Events
 from tests.batches import between, history, payload, raw, timed, us
 from tests.books import Books
 from tests.oracle import Tables, compute
@@ -79,15 +80,23 @@ plans:
 subscriptions:
   - {subject: a, plan: pro, start: 2026-01-31, timezone: America/New_York}
   - {subject: b, plan: lab, start: 2026-03-11}
+  - {subject: c, plan: lab, start: 2026-02-11, end: 2026-03-11}
 default_plan: pro
 """
 CHANGED_AT = "2026-03-10T22:50:00Z"
 """Ten minutes before midnight in Berlin, where new days and a new billing period begin."""
-CHANGES = {"limit: 4": "limit: 3", "limit: 8": "limit: 6", "size: 3": "size: 2", "rates: {eu: ": "rates: {us: 1, eu: "}
+CHANGES = {
+    "limit: 4": "limit: 3",
+    "meter: most, limit: 8": "meter: calls, limit: 6",
+    "size: 3": "size: 2",
+    "rates: {eu: ": "rates: {us: 1, eu: ",
+    "key: mean, meter: mean": "key: mean, meter: last",
+    "key: last, meter: last": "key: last, meter: bytes",
+}
 
 
 def changed() -> str:
-    """The next catalog: other limits and prices, and a meter less."""
+    """The next catalog: other limits and prices, some of other meters, and a meter less."""
     lines = [line for line in CATALOG.splitlines() if "least" not in line]
     text = "\n".join(lines)
     for old, new in CHANGES.items():
@@ -99,6 +108,7 @@ def changed() -> str:
 CHANGED = changed()
 START = us("2026-03-10T22:00:00Z")
 SHARDS = 4
+ALERTING = {"pro"}
 
 
 class Log(NamedTuple):
@@ -112,35 +122,32 @@ class Pipeline:
     """The flow's pure functions, wired as the operators wire them."""
 
     def __init__(self, log: Log, partitions: Collection[int] | None = None) -> None:
-        self.history = history(*log.catalogs)
-        self.partitioner = Partitioner(self.history, SHARDS)
+        found = history(*log.catalogs)
+        self.partitioner = Partitioner(found, SHARDS)
+        self.rater, self.watcher = Rater(found), Watcher(found)
         self.books = Books()
         self.partitions = partitions
-        self.shards = [ShardTotals(partitions, 35 * DAY_US, None) for _ in range(SHARDS)]
+        self.shards = [self.shard(None) for _ in range(SHARDS)]
+
+    def shard(self, snapshot: bytes | None) -> ShardTotals:
+        return ShardTotals(self.partitions, 35 * DAY_US, ALERTING, snapshot)
 
     def apply(self, events: Events, partition: int, log_time_us: int | None = None) -> None:
-        partials = self.partitioner.partials(events, partition)
+        *earlier, last = self.partitioner.partials(events) or [{}]
+        for partials in earlier:
+            for number, found in partials.items():
+                self.put(self.shards[number].apply(ShardInput(partition, None, found)))
         for number, shard in enumerate(self.shards):
-            self.put(shard.apply(ShardInput(partition, log_time_us, partials.get(number, []))))
+            self.put(shard.apply(ShardInput(partition, log_time_us, last.get(number, []))))
 
     def put(self, updates: Updates) -> None:
-        rows = [row for update in updates.periods for row in rated_rows(update, self.history)]
-        spends = [found for update in updates.periods if (found := spend(update, self.history))]
-        watched = Watched([], [])
-        for update in updates.quotas:
-            plan = self.history.get(update.pricing_version).catalog.plans[update.plan]
-            entitlement = next(e for e in plan.entitlements if e.feature == update.feature)
-            watched.quotas.append(quota_row(update, entitlement))
-            watched.signals.extend(crossings(update, entitlement, 0))
-        for spent in spends:
-            for alert in self.history.get(spent.pricing_version).catalog.plans[spent.plan].alerts:
-                watched.signals.extend(spend_crossings(spent, alert, 0))
-        self.books.add(Rated(updates, rows, spends))
-        self.books.add(watched)
+        rated = self.rater.rate(updates)
+        self.books.add(rated)
+        self.books.add(self.watcher.watch(rated, 0))
 
     def restart(self) -> None:
         """Every shard from its snapshot."""
-        self.shards = [ShardTotals(self.partitions, 35 * DAY_US, shard.snapshot()) for shard in self.shards]
+        self.shards = [self.shard(shard.snapshot()) for shard in self.shards]
 
     def __len__(self) -> int:
         return sum(map(len, self.shards))
@@ -244,7 +251,7 @@ def test_a_replay_repeats_rows_and_signals(log: Log, data: st.DataObject) -> Non
     for partition, one in enumerate(rest, start=1):
         pipeline.apply(one, partition)
     once = {signal.id for signal in pipeline.books.signals}
-    pipeline.shards = [ShardTotals(None, 35 * DAY_US, snapshot) for snapshot in saved]
+    pipeline.shards = [pipeline.shard(snapshot) for snapshot in saved]
     for partition, low, high in data.draw(cuts([len(first) - half, *map(len, rest)])):
         shift = half if partition == 0 else 0
         pipeline.apply(between(events[partition], low + shift, high + shift), partition)
@@ -260,18 +267,156 @@ def test_snapshots_are_immutable_and_deterministic() -> None:
     shard = pipeline.shards[shard_of("a", SHARDS)]
     saved = shard.snapshot()
     assert isinstance(saved, bytes)
-    assert ShardTotals(None, 0, saved).snapshot() == saved
+    assert ShardTotals(None, 0, ALERTING, saved).snapshot() == saved
     pipeline.apply(between(events_of(log)[0], 0, 1), 1)
     assert shard.snapshot() != saved
-    assert len(ShardTotals(None, 0, empty)) == 0
-    assert len(ShardTotals(None, 0, saved)) == len(shard) > 7
+    assert len(ShardTotals(None, 0, ALERTING, empty)) == 0
+    assert len(ShardTotals(None, 0, ALERTING, saved)) == len(shard) > 7
 
 
 def test_a_snapshot_of_another_form_is_refused() -> None:
-    saved = ShardTotals(None, 0, None).snapshot()
+    saved = ShardTotals(None, 0, ALERTING, None).snapshot()
     assert saved[1] == STATE_VERSION
     with pytest.raises(TallyError, match="form 99, this version reads form 1"):
-        ShardTotals(None, 0, saved[:1] + b"\x63" + saved[2:])
+        ShardTotals(None, 0, ALERTING, saved[:1] + b"\x63" + saved[2:])
+
+
+# What is emitted ------------------------------------------------------------------------------------------------
+
+SPAN = ("s", 0, 100)
+LATER = ("s", 100, 200)
+
+
+def priced(
+    price: str, count: int, span: tuple[str, int, int] = SPAN, part: str = "", plan: str = "pro"
+) -> PricePartial:
+    return PricePartial(plan, price, Aggregation.COUNT, 1, Groups([(*span, part)], [count], [0]))
+
+
+def applied(totals: ShardTotals, *partials: PricePartial | QuotaPartial) -> Updates:
+    return totals.apply(ShardInput(0, None, list(partials)))
+
+
+def units(count: int) -> int:
+    return count * QUANTITY_SCALE
+
+
+def test_a_partial_is_one_update_with_what_was_before_and_is_after() -> None:
+    totals = ShardTotals(None, 0, (), None)
+    applied(totals, priced("p", 2))
+    both = Groups([(*LATER, ""), (*SPAN, "")], [1, 3], [0, 0])
+    updates = applied(totals, PricePartial("pro", "p", Aggregation.COUNT, 1, both))
+    assert updates == Updates(
+        prices=[PriceUpdate("pro", "p", 1, [LATER, SPAN], [None, units(2)], [units(1), units(5)], [1, 5])]
+    )
+    limited = QuotaPartial("pro", "f", Aggregation.MAX, 1, Groups([SPAN], [2], [7]))
+    assert applied(totals, limited) == Updates(quotas=[QuotaUpdate("pro", "f", 1, [SPAN], [0], [7], [2])])
+    limited = QuotaPartial("pro", "f", Aggregation.MAX, 1, Groups([SPAN, LATER], [1, 1], [9, -3]))
+    assert applied(totals, limited) == Updates(
+        quotas=[QuotaUpdate("pro", "f", 1, [SPAN, LATER], [7, 0], [9, -3], [3, 1])]
+    )
+
+
+def test_the_parts_of_a_matrix_are_one_total() -> None:
+    totals = ShardTotals(None, 0, (), None)
+    first = applied(totals, priced("p", 2)).prices[0]
+    assert (first.before, first.after, first.inputs) == ([None], [units(2)], [2])
+    groups = Groups([(*SPAN, "=eu"), (*LATER, "=eu"), (*SPAN, "=us")], [1, 4, 3], [0, 0, 0])
+    for again in (ShardTotals(None, 0, (), totals.snapshot()), totals):
+        (update,) = applied(again, PricePartial("pro", "p", Aggregation.COUNT, 1, groups)).prices
+        assert update.keys == [SPAN, LATER]
+        assert update.before == [{"": units(2)}, None]
+        assert update.after == [{"": units(2), "=eu": units(1), "=us": units(3)}, {"=eu": units(4)}]
+        assert update.inputs == [6, 4]
+
+
+def test_of_plans_with_alerts_the_untouched_prices_of_touched_periods_are_told() -> None:
+    totals = ShardTotals(None, 0, ALERTING, None)
+    for plan in ("pro", "lab"):
+        assert not applied(totals, priced("a", 1, plan=plan)).others, "there is no other price yet"
+    assert applied(totals, priced("b", 2, LATER), priced("b", 2, part="=x")).others == [
+        OtherTotal("pro", 1, SPAN, "a", units(1))
+    ]
+    for again in (ShardTotals(None, 0, ALERTING, totals.snapshot()), totals):
+        assert applied(again, priced("a", 1)).others == [OtherTotal("pro", 1, SPAN, "b", {"=x": units(2)})]
+        assert not applied(again, priced("a", 1, ("t", 0, 100))).others, "another subject"
+        assert not applied(again, priced("a", 1, plan="lab"), priced("b", 1, plan="lab")).others
+        assert not applied(again, priced("a", 1), priced("b", 1)).others, "all are touched"
+        both = applied(again, priced("b", 1), priced("b", 1, plan="lab"))
+        assert [other.plan for other in both.others] == ["pro"]
+    assert not applied(ShardTotals(None, 0, (), totals.snapshot()), priced("a", 1)).others
+
+
+def test_a_price_or_limit_may_move_to_another_meter() -> None:
+    """What a period counts is that of its own version, in one shard and after a restart."""
+    texts = [
+        MOVING.replace("A", one).replace("B", other).replace("THRESHOLD", str(limit))
+        for one, other, limit in (("calls", "bytes", 5), ("bytes", "people", 6), ("people", "calls", 7))
+    ]
+    log = Log(
+        (("", texts[0]), ("2026-02-01T00:00:00Z", texts[1]), ("2026-03-01T00:00:00Z", texts[2])),
+        (tuple(MOVED),),
+    )
+    for step in (1, len(MOVED)):
+        pipeline = Pipeline(log)
+        for low in range(0, len(MOVED), step):
+            pipeline.restart()
+            pipeline.apply(between(events_of(log)[0], low, low + step), 0)
+        tables = pipeline.books.tables
+        assert differences(ledgerless(tables), truth(log)) == []
+        quantities = {(key[2], key[3]): row["quantity"] for key, row in tables.rated_usage.items()}
+        assert quantities == {
+            (price, us(f"2026-0{month}-01T00:00:00Z")): found
+            for month, pair in ((1, (3, 12)), (2, (12, 2)), (3, (2, 3)))
+            for price, found in zip("ab", pair, strict=True)
+        }
+        assert sorted(row["used"] for row in tables.quotas.values()) == [2, 3, 12]
+
+
+MOVING = """
+version: 1
+timezone: UTC
+currency: USD
+accept_within: 35d
+event_types:
+  use: {schema: {type: object, required: [n], properties: {n: {type: integer, minimum: 0}, who: {type: string}}}}
+meters:
+  calls: {event_type: use, aggregation: count, window: 1h}
+  bytes: {event_type: use, aggregation: sum, value: n, window: 1h}
+  people: {event_type: use, aggregation: unique, value: who, window: 1h}
+plans:
+  pro:
+    prices:
+      - {key: a, meter: A, model: per_unit, unit_amount: 1}
+      - {key: b, meter: B, model: per_unit, unit_amount: 10}
+    entitlements: [{feature: f, kind: metered, meter: A, limit: THRESHOLD, period: month, thresholds: [1.0]}]
+    alerts: [{key: some, amount: 20}]
+default_plan: pro
+"""
+MOVED = [
+    payload(id=f"{month}-{n}", type="use", time=f"2026-0{month}-05T0{n}:00:00Z", data={"n": 3 + n, "who": "xyx"[n]})
+    for month in (1, 2, 3)
+    for n in range(3)
+]
+
+
+def test_partials_come_by_catalog_version() -> None:
+    """What one version says of a batch is merged before what the next one says."""
+    times = ["2026-03-10T22:49:59Z", CHANGED_AT, "2026-03-10T22:49:58Z"]
+    written = [payload(id=t, type="use", time=t, subject=s, data={"n": 1}) for s in "abc" for t in times]
+    log = Log((("", CATALOG), (CHANGED_AT, CHANGED)), (tuple(written),))
+    (events,) = events_of(log)
+    found = Partitioner(history(*log.catalogs), SHARDS).partials(events)
+    shards = {shard_of(subject, SHARDS) for subject in "abc"}
+    assert len(found) == 2
+    for version, partials in enumerate(found, start=1):
+        assert partials.keys() == shards
+        usage = [part for parts in partials.values() for part in parts if isinstance(part, UsagePartial)]
+        assert {part.catalog_version for part in usage} == {version}
+        counted = [part.groups for part in usage if part.meter == "calls"]
+        assert sum(sum(groups.inputs) for groups in counted) == (6 if version == 1 else 3)
+        assert {key[0] for groups in counted for key in groups.keys} == {*"abc"}
+    assert Partitioner(history(*log.catalogs), SHARDS).partials(Events()) == []
 
 
 # Large numbers --------------------------------------------------------------------------------------------------
@@ -330,7 +475,7 @@ steps = st.tuples(
 
 @given(st.lists(steps, max_size=30))
 def test_forgetting_changes_nothing_and_waits_for_the_slowest_partition(moves: list[tuple[int, int, int]]) -> None:
-    forgetful, mindful = ShardTotals({0, 1, 2}, ACCEPT_US, None), ShardTotals(None, ACCEPT_US, None)
+    forgetful, mindful = ShardTotals({0, 1, 2}, ACCEPT_US, (), None), ShardTotals(None, ACCEPT_US, (), None)
     log_times = dict.fromkeys(range(3), START)
     told: set[int] = set()
     ends: set[int] = set()
@@ -342,7 +487,7 @@ def test_forgetting_changes_nothing_and_waits_for_the_slowest_partition(moves: l
         batch = window_input(partition, log_times[partition], time)
         assert forgetful.apply(batch) == mindful.apply(batch)
         if move % 2:  # now and then from a snapshot
-            forgetful = ShardTotals({0, 1, 2}, ACCEPT_US, forgetful.snapshot())
+            forgetful = ShardTotals({0, 1, 2}, ACCEPT_US, (), forgetful.snapshot())
         slowest = min(log_times.values()) if len(told) == 3 else 0
         reachable = {end for end in ends if end + ACCEPT_US > slowest}
         about_to_go = {end for end in ends if end + ACCEPT_US > slowest - SWEEP_US}
@@ -351,11 +496,11 @@ def test_forgetting_changes_nothing_and_waits_for_the_slowest_partition(moves: l
 
 
 def test_an_event_that_would_reopen_a_forgotten_window_stops_the_flow() -> None:
-    totals = ShardTotals({0}, ACCEPT_US, None)
+    totals = ShardTotals({0}, ACCEPT_US, (), None)
     totals.apply(window_input(0, START, START))
     totals.apply(ShardInput(0, START + HOUR_US + ACCEPT_US, []))
     assert len(totals) == 0
-    for again in (totals, ShardTotals({0}, ACCEPT_US, totals.snapshot())):
+    for again in (totals, ShardTotals({0}, ACCEPT_US, (), totals.snapshot())):
         for partial in (
             window_input(0, None, START).partials[0],
             PricePartial("pro", "p", Aggregation.COUNT, 1, Groups([("s", 0, START, "")], [1], [0])),
@@ -367,11 +512,11 @@ def test_an_event_that_would_reopen_a_forgotten_window_stops_the_flow() -> None:
 
 
 def test_a_window_still_held_takes_events_until_it_is_swept() -> None:
-    totals = ShardTotals({0}, ACCEPT_US, None)
+    totals = ShardTotals({0}, ACCEPT_US, (), None)
     totals.apply(ShardInput(0, START + ACCEPT_US, []))
     totals.apply(window_input(0, None, START))
     totals.apply(ShardInput(0, START + HOUR_US + ACCEPT_US - 1, []))
-    assert totals.apply(window_input(0, None, START)).usage[0].inputs == 2
+    assert totals.apply(window_input(0, None, START)).usage[0].inputs == [2]
     totals.apply(ShardInput(0, START + HOUR_US + ACCEPT_US, []))
     assert len(totals) == 0
 

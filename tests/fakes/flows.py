@@ -9,11 +9,8 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
-from domain.quota import Watched
-from domain.rating import Rated
-from domain.values import Batch, RawBatch
-
-Item = Batch | Rated | Watched
+from domain.values import RawBatch
+from sinks.buffer import Item
 
 
 class _Log(StatefulSourcePartition[RawBatch, int]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
 from domain.decode import BatchDecoder
+from domain.instants import to_text
 from domain.partials import shard_of
 from domain.ports import TallyError
-from domain.totals import Updates
+from domain.updates import Updates
 from domain.values import DAY_US, HOUR_US, Batch, RawBatch
 from operators.aggregate import aggregate
 from tests.batches import NOON, history, payload, raw, us
@@ -53,14 +54,22 @@ def aggregated(batches: Sequence[Batch], partitions: Collection[int] | None = No
     return run(batches, operator)
 
 
+def rows(out: Sequence[tuple[str, Updates]]) -> Iterator[tuple[str, str, int]]:
+    """Shard, subject and count of each row of usage, as they came."""
+    for shard, updates in out:
+        for usage in updates.usage:
+            for (subject, *_), count in zip(usage.keys, usage.inputs, strict=True):
+                yield shard, subject, count
+
+
 def counts(out: Sequence[tuple[str, Updates]]) -> dict[str, int]:
     """The last count of each subject."""
-    return {row.subject: row.inputs for _, updates in out for row in updates.usage}
+    return {subject: count for _, subject, count in rows(out)}
 
 
 def test_a_subject_is_counted_in_its_own_shard_only() -> None:
     out = aggregated([calls(SUBJECTS), calls(SUBJECTS[:3], start=12)])
-    shards = {row.subject: shard for shard, updates in out for row in updates.usage}
+    shards = {subject: shard for shard, subject, _ in rows(out)}
     assert shards == {subject: str(shard_of(subject, SHARDS)) for subject in SUBJECTS}
     assert len({*shards.values()}) > 1
     assert counts(out) == dict.fromkeys(SUBJECTS, 1) | dict.fromkeys(SUBJECTS[:3], 2)
@@ -75,10 +84,9 @@ def test_every_process_routes_alike() -> None:
     op.output("out", aggregate("aggregate", up, HISTORY, SHARDS, None), TestingSink(out))
     cluster_main(flow, [], 0, worker_count_per_proc=2)
     most: Counter[str] = Counter()
-    for shard, updates in out:
-        for row in updates.usage:
-            assert shard == str(shard_of(row.subject, SHARDS))
-            most[row.subject] = max(most[row.subject], row.inputs)
+    for shard, subject, seen in rows(out):
+        assert shard == str(shard_of(subject, SHARDS))
+        most[subject] = max(most[subject], seen)
     assert most == counts(aggregated(batches))
 
 
@@ -107,6 +115,23 @@ def test_windows_that_ended_are_forgotten_and_may_not_come_back() -> None:
         aggregated([*batches, back], partitions=[0])
     assert counts(aggregated([*batches, back], partitions=None)) == {"cust-1": 2}
     assert counts(aggregated([*batches, back], partitions=[0, 1])) == {"cust-1": 2}, "partition 1 has said nothing"
+
+
+def test_a_batch_under_two_versions_is_counted_before_its_log_time_is() -> None:
+    """The log time is that of the batch's end: told any earlier, it would close windows that the rest still needs."""
+    since = to_text(us(NOON) + HOUR_US)
+    two = history(CATALOG, (since, CATALOG))
+    times = [us(NOON), us(NOON) + 2 * HOUR_US, us(NOON) + 3 * DAY_US]
+    written = [payload(id=to_text(t), time=to_text(t)) for t in times]
+    found = BatchDecoder(two).decode(raw(written, log_times_us=times, log_time_us=times[-1]))
+    assert found.events.catalog_versions == [1, 2, 2]
+
+    def operator(up: Stream[Batch]) -> KeyedStream[Updates]:
+        return aggregate("aggregate", up, two, SHARDS, [0])
+
+    out = run([found], operator)
+    assert [*rows(out)] == [(str(shard_of("a", SHARDS)), "a", 1)] * 3, "three windows"
+    assert len(out) == SHARDS + 1, "the shard of the first version's events, then every shard"
 
 
 def test_totals_are_resumed(tmp_path: Path) -> None:

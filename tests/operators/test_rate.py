@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bytewax.operators import KeyedStream, Stream
 
-from domain.pricing import WHOLE
-from domain.rating import Rated
-from domain.totals import PeriodUpdate, PriceTotal, Updates
+from domain.rating import RatedUpdates
+from domain.updates import PeriodKey, PriceUpdate, Updates
 from domain.values import AMOUNT_SCALE, QUANTITY_SCALE
 from operators.rate import rate
 from tests.batches import history
@@ -21,33 +20,37 @@ meters: {calls: {event_type: call, aggregation: count, window: 1h}}
 plans:
   pro:
     prices: [{key: calls, meter: calls, model: per_unit, unit_amount: 2}]
-    alerts: [{key: high, amount: 3}]
+    alerts: [{key: low, amount: 2}, {key: high, amount: 3}]
   quiet: {prices: [{key: calls, meter: calls, model: per_unit, unit_amount: 1}]}
 """
 HISTORY = history(CATALOG)
 
 
-def calls(count: int) -> PriceTotal:
-    return PriceTotal({WHOLE: count * QUANTITY_SCALE} if count else {}, count)
+KEY: PeriodKey = ("a", 0, 100)
 
 
-def period(plan: str, before: int, after: int) -> PeriodUpdate:
-    return PeriodUpdate("a", plan, 0, 100, 1, {"calls": calls(before)}, {"calls": calls(after)})
+def period(plan: str, before: int, after: int) -> PriceUpdate:
+    held = before * QUANTITY_SCALE if before else None
+    return PriceUpdate(plan, "calls", 1, [KEY], [held], [after * QUANTITY_SCALE], [after])
 
 
 def test_touched_periods_are_priced() -> None:
     updates = [
-        ("3", Updates(periods=[period("pro", 0, 1), period("quiet", 2, 5)])),
+        ("3", Updates(prices=[period("pro", 0, 1), period("quiet", 2, 5)])),
         ("1", Updates()),
-        ("3", Updates(periods=[period("pro", 1, 4)])),
+        ("3", Updates(prices=[period("pro", 1, 4)])),
     ]
 
-    def operator(up: Stream[tuple[str, Updates]]) -> KeyedStream[Rated]:
+    def operator(up: Stream[tuple[str, Updates]]) -> KeyedStream[RatedUpdates]:
         return rate("rate", up, HISTORY)
 
     out = run(updates, operator)
     assert [(shard, rated.updates) for shard, rated in out] == updates
-    amounts = [[(row.plan, row.amount // AMOUNT_SCALE) for row in rated.rows] for _, rated in out]
+    amounts = [
+        [(update.plan, *(row.amount // AMOUNT_SCALE for row in update.rated)) for update in rated.rated]
+        for _, rated in out
+    ]
     assert amounts == [[("pro", 2), ("quiet", 5)], [], [("pro", 8)]]
+    assert all(update.keys == [KEY] for _, rated in out for update in rated.rated)
     spends = [[(s.plan, s.before // AMOUNT_SCALE, s.after // AMOUNT_SCALE) for s in rated.spends] for _, rated in out]
     assert spends == [[("pro", 0, 2)], [], [("pro", 2, 8)]]

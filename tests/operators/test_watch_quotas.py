@@ -7,8 +7,8 @@ from itertools import count
 from bytewax.operators import KeyedStream, Stream
 
 from domain.quota import SignalType, Watched
-from domain.rating import Rated, Spend
-from domain.totals import QuotaUpdate, Updates
+from domain.rating import RatedUpdates, Spend
+from domain.updates import QuotaUpdate, Updates
 from domain.values import AMOUNT_SCALE, QUANTITY_SCALE
 from operators.watch_quotas import watch_quotas
 from tests.batches import history
@@ -34,17 +34,18 @@ HISTORY = history(
 
 
 def quota(before: int, after: int, version: int = 1) -> QuotaUpdate:
-    return QuotaUpdate("a", "pro", "api", 0, 100, version, before * QUANTITY_SCALE, after * QUANTITY_SCALE, after)
+    key = ("a", 0, 100)
+    return QuotaUpdate("pro", "api", version, [key], [before * QUANTITY_SCALE], [after * QUANTITY_SCALE], [after])
 
 
 def spent(before: int, after: int, version: int = 1) -> Spend:
-    return Spend("a", "pro", 0, 100, version, before * AMOUNT_SCALE, after * AMOUNT_SCALE)
+    return Spend("pro", version, ("a", 0, 100), before * AMOUNT_SCALE, after * AMOUNT_SCALE)
 
 
-def watched(*items: Rated) -> list[Watched]:
+def watched(*items: RatedUpdates) -> list[Watched]:
     ticks = count(100)
 
-    def operator(up: Stream[tuple[str, Rated]]) -> KeyedStream[Watched]:
+    def operator(up: Stream[tuple[str, RatedUpdates]]) -> KeyedStream[Watched]:
         return watch_quotas("watch_quotas", up, HISTORY, lambda: next(ticks))
 
     out = run([(str(n), item) for n, item in enumerate(items)], operator)
@@ -54,11 +55,18 @@ def watched(*items: Rated) -> list[Watched]:
 
 def test_every_touched_quota_has_a_row_and_every_threshold_crossed_a_signal() -> None:
     out = watched(
-        Rated(Updates(quotas=[quota(0, 4), quota(4, 5)]), [], []),
-        Rated(Updates(), [], []),
-        Rated(Updates(quotas=[quota(5, 12)]), [], [spent(2, 3), spent(3, 8)]),
+        RatedUpdates(Updates(quotas=[quota(0, 4), quota(4, 5)]), [], []),
+        RatedUpdates(Updates(), [], []),
+        RatedUpdates(Updates(quotas=[quota(5, 12)]), [], [spent(2, 3), spent(3, 8)]),
     )
-    assert [[(row.used // QUANTITY_SCALE, row.state) for row in found.quotas] for found in out] == [
+    assert [
+        [
+            (used // QUANTITY_SCALE, state)
+            for rows in found.quotas
+            for used, state in zip(rows.used, rows.states, strict=True)
+        ]
+        for found in out
+    ] == [
         [(4, "ok"), (5, "warning")],
         [],
         [(12, "exceeded")],
@@ -76,12 +84,12 @@ def test_every_touched_quota_has_a_row_and_every_threshold_crossed_a_signal() ->
 
 def test_limits_and_alerts_are_those_of_the_pricing_version() -> None:
     first, second = watched(
-        Rated(Updates(quotas=[quota(9, 12, version=1)]), [], [spent(5, 6, version=1)]),
-        Rated(Updates(quotas=[quota(9, 12, version=2)]), [], [spent(5, 6, version=2)]),
+        RatedUpdates(Updates(quotas=[quota(9, 12, version=1)]), [], [spent(5, 6, version=1)]),
+        RatedUpdates(Updates(quotas=[quota(9, 12, version=2)]), [], [spent(5, 6, version=2)]),
     )
-    assert [(row.allowance // QUANTITY_SCALE, row.state) for row in (*first.quotas, *second.quotas)] == [
-        (10, "exceeded"),
-        (20, "warning"),
+    assert [(rows.entitlement.limit // QUANTITY_SCALE, rows.states) for rows in (*first.quotas, *second.quotas)] == [
+        (10, ["exceeded"]),
+        (20, ["warning"]),
     ]
     assert [signal.type for signal in first.signals] == [SignalType.EXCEEDED]
     assert [(signal.type, signal.catalog_version) for signal in second.signals] == [
@@ -91,7 +99,7 @@ def test_limits_and_alerts_are_those_of_the_pricing_version() -> None:
 
 
 def test_the_clock_does_nothing_but_stamp() -> None:
-    rated = Rated(Updates(quotas=[quota(0, 20)]), [], [spent(0, 9)])
+    rated = RatedUpdates(Updates(quotas=[quota(0, 20)]), [], [spent(0, 9)])
     first, second = watched(rated, rated)
     assert [s._replace(at_us=0) for s in first.signals] == [s._replace(at_us=0) for s in second.signals]
     assert {s.at_us for s in first.signals} != {s.at_us for s in second.signals}

@@ -14,16 +14,34 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, DataError, OperationalError
 
 from domain.ports import TallyError
-from domain.quota import SignalType
+from domain.quota import QuotaState, SignalType
 from sinks import clickhouse
 from sinks.clickhouse import ClickHouseSink
-from tests.sinks.samples import TOPIC, batch, latest, member, quota, rated, signal, updated, usage, watched
+from tests.sinks.samples import (
+    TOPIC,
+    QuotaRow,
+    RatedRow,
+    UsageRow,
+    batch,
+    latest,
+    member,
+    quota,
+    quotas_table,
+    rated,
+    rated_table,
+    signal,
+    updated,
+    usage,
+    usage_table,
+    watched,
+)
 
 TIMEOUT = OperationalError("the connection was refused")
 TOO_MANY_PARTS = DatabaseError("Code: 252. Too many parts", code=252)
 NO_SUCH_COLUMN = DatabaseError("Code: 16. No such column", code=16)
 BROKEN = (NO_SUCH_COLUMN, DataError("does not fit"), RuntimeError("broken"))
 ROUNDS_SECONDS_MAX = 10.0
+STATES = list(QuotaState)
 
 
 class FakeClient:
@@ -166,10 +184,36 @@ def test_of_a_key_only_the_newest_row_is_written(fake: FakeClient) -> None:
         assert [row["log_offset"] for row in fake.rows("events")] == [1, 2, 3]
 
 
+def test_rows_keep_their_columns_whatever_rows_they_came_with(fake: FakeClient) -> None:
+    """Two meters, prices and limits; the later updates have other rows in another order."""
+
+    def rows_of(found: dict[str, int]) -> tuple[list[UsageRow], list[RatedRow], list[QuotaRow]]:
+        ones = found.items()
+        windows = [usage(n, 10 + n, subject=s, catalog_version=n) for s, n in ones]
+        places = [latest(n, inputs=20 + n, subject=s, catalog_version=n, latest=(n, n, n, n)) for s, n in ones]
+        prices = [rated(n, 3 * n, 10 + n, subject=s, price=p, tiers=((n, n),) * n) for p in "pq" for s, n in ones]
+        limits = [quota(n, 10 + n, subject=s, feature=f, state=STATES[n % 3]) for f in "fg" for s, n in ones]
+        return [*windows, *places], prices, limits
+
+    with partition(fake) as part:
+        for found in ({"a": 1, "b": 2, "c": 3}, {"c": 6, "d": 7, "a": 4}, {"b": 8}):
+            windows, prices, limits = rows_of(found)
+            part.write_batch([updated(*windows, *prices), watched(*limits)])
+        part.snapshot()
+    windows, prices, limits = rows_of({"a": 4, "b": 8, "c": 6, "d": 7})
+    for name, wanted in (
+        ("usage", usage_table(*windows)),
+        ("rated_usage", rated_table(*prices)),
+        ("quotas", quotas_table(*limits)),
+    ):
+        assert sorted(fake.rows(name), key=str) == sorted(wanted.to_pylist(), key=str)
+
+
 def test_other_keys_are_other_rows(fake: FakeClient) -> None:
+    hour = usage(labels=("x",), dimensions_key='["x"]')
     windows = [
-        usage(), usage(meter="m"), usage(subject="s"), usage(window_start_us=1), usage(window_end_us=1),
-        usage(dimensions_key='["x"]', labels=("x",)), usage(booked_on_day=1),
+        hour, hour._replace(meter="m"), hour._replace(subject="s"), hour._replace(window_start_us=1),
+        hour._replace(window_end_us=1), hour._replace(dimensions_key='["y"]'), hour._replace(booked_on_day=1),
     ]  # fmt: skip
     prices = [
         rated(), rated(subject="s"), rated(plan="p"), rated(price="p"), rated(period_start_us=1),
@@ -206,6 +250,20 @@ def test_many_rows_are_written_without_a_barrier(fake: FakeClient) -> None:
         part.write_batch([updated(usage(9, 10))])
         eventually(lambda: fake.names() == ["usage"])
         assert [row["value"] for row in fake.rows("usage")] == [9]
+
+
+@pytest.mark.parametrize("item", [lambda n: updated(*(usage(subject=str(i)) for i in range(n))),
+                                  lambda n: updated(*(rated(subject=str(i)) for i in range(n))),
+                                  lambda n: watched(*(quota(subject=str(i)) for i in range(n))),
+                                  lambda n: updated(*map(member, map(str, range(n)))),
+                                  lambda n: watched(*map(signal, map(str, range(n))))])  # fmt: skip
+def test_the_rows_of_an_update_are_counted(fake: FakeClient, item: Callable[[int], Any]) -> None:
+    with partition(fake, rows_max=10) as part:
+        part.write_batch([item(9)])
+        time.sleep(0.01)
+        assert fake.attempts == []
+        part.write_batch([item(1)])
+        eventually(lambda: [len(table) for _, table in fake.inserted] == [9])
 
 
 def test_rows_that_have_waited_are_written_with_the_next(fake: FakeClient) -> None:

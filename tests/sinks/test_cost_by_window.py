@@ -11,11 +11,10 @@ from clickhouse_connect.driver.client import Client
 from domain.catalog import Aggregation
 from domain.pricing import Flat, Graduated, Matrix, Package, PerUnit, PriceModel, Tier, Volume, rate
 from domain.values import DAY_US, HOUR_US, QUANTITY_SCALE
-from sinks import rows
 from tests.oracle.calendars import Span
 from tests.oracle.totals import Key
 from tests.sinks import samples
-from tests.sinks.samples import MARCH, TOPIC, exact_sum, us
+from tests.sinks.samples import MARCH, exact_sum, us
 from tests.sinks.workload_run import Run
 
 PERIOD = f"subject, plan, price, {us('period_start', 'period_end')}"
@@ -65,7 +64,7 @@ def priced(
     """What hours with these quantities (in units of 10^-12) cost, as (quantity, amount)."""
     total = sum(quantities)
     result = rate(model, parts or {"": total})
-    period = samples.rated(amount=0, model=type(model).__name__.lower(), selection={}, tiers=result.tiers)._replace(
+    period = samples.rated(amount=0, model=model, selection={}, tiers=result.tiers)._replace(
         quantity=total, amount=result.amount
     )
     hours = [
@@ -74,7 +73,7 @@ def priced(
         )
         for n, value in enumerate(quantities)
     ]
-    samples.insert(client, ("usage", rows.usage_table(hours[::-1], TOPIC)), ("rated_usage", rows.rated_table([period])))
+    samples.insert(client, ("usage", samples.usage_table(*hours[::-1])), ("rated_usage", samples.rated_table(period)))
     [windows] = costs(client).values()
     assert exact_sum(amount for _, amount in windows.values()) == Decimal(f"{result.amount}E-24")
     return list(windows.values())
@@ -181,7 +180,7 @@ def test_a_price_counts_what_it_selects(client: Client) -> None:
             )
         )
     ]
-    samples.insert(client, ("usage", rows.usage_table(hours, TOPIC)), ("rated_usage", rows.rated_table(prices)))
+    samples.insert(client, ("usage", samples.usage_table(*hours)), ("rated_usage", samples.rated_table(*prices)))
     found = {period[2]: list(windows.values()) for period, windows in costs(client).items()}
     assert found == {"0": [(22, 1)], "1": [(2200, 1)], "2": [(2222, 1)]}
 
@@ -204,7 +203,7 @@ def spread(client: Client, windows: list[tuple[int, int, int]], *periods: tuple[
         for a, b, value, plan in periods
     ]
     samples.insert(
-        client, ("usage", rows.usage_table(found, TOPIC)), ("rated_usage", rows.rated_table(rated))
+        client, ("usage", samples.usage_table(*found)), ("rated_usage", samples.rated_table(*rated))
     )  # fmt: skip
     out = {}
     for (_, plan, _, start, _), shares in costs(client).items():
@@ -264,7 +263,7 @@ def test_other_subjects_meters_and_aggregations_are_not_mixed_in(client: Client)
     ]  # fmt: skip
     samples.insert(
         client,
-        ("usage", rows.usage_table([*others, peak, samples.usage(1)], TOPIC)),
-        ("rated_usage", rows.rated_table(prices)),
+        ("usage", samples.usage_table(*others, peak, samples.usage(1))),
+        ("rated_usage", samples.rated_table(*prices)),
     )
     assert {period[2]: list(windows.values()) for period, windows in costs(client).items()} == {"traffic": [(1, 3)]}

@@ -13,7 +13,6 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from domain.ports import TallyError
 from sinks import migrate as module
-from sinks import rows
 from sinks.migrate import Migration, applied, migrate, migrations, require_current
 from tests.sinks import samples
 
@@ -59,10 +58,11 @@ def test_every_column_is_written_and_with_a_fitting_type(client: Client) -> None
     assert written == {table: {n: _plain(kind) for n, kind in columns.items()} for table, columns in found.items()}
 
 
-def test_only_the_place_of_the_latest_is_ever_left_out(client: Client) -> None:
-    without = rows.usage_table([samples.usage()], samples.TOPIC)
-    left_out = actual(client)["usage"].keys() - set(without.column_names)
-    assert left_out == {"latest_time", "latest_position"}
+def test_no_column_of_usage_is_ever_left_out(client: Client) -> None:
+    """Nor in another place: tables of several meters are joined."""
+    without = samples.usage_table(samples.usage())
+    assert without.schema == samples.usage_table(samples.latest()).schema
+    assert actual(client)["usage"].keys() == set(without.column_names)
     samples.insert(client, ("usage", without))
     [row] = client.query("SELECT toUnixTimestamp64Micro(latest_time), latest_position FROM usage").result_rows
     assert row[0] == 0

@@ -11,6 +11,7 @@ from clickhouse_connect.driver.client import Client
 from hypothesis import given, strategies
 
 from domain.catalog import Aggregation
+from domain.pricing import Flat, Graduated, Matrix, Package, PerUnit, PriceModel, Tier, Volume
 from domain.quota import SignalType
 from domain.values import AMOUNT_SCALE, DAY_US, QUANTITY_SCALE, Position, Reason, Refusal
 from sinks import rows
@@ -40,7 +41,7 @@ def test_quantities_are_exact_to_the_last_digit(client: Client) -> None:
     edges = [0, 1, QUANTITY_SCALE, 10**26 - 1, 10**26 * QUANTITY_SCALE - 1, QUANTITY_END - 1, 2**63, 2**64, 2**126]
     values = [*edges, *(-edge for edge in edges)]
     found = [samples.usage(value=0, inputs=1, subject=f"{n:02}")._replace(value=v) for n, v in enumerate(values)]
-    samples.insert(client, ("usage", rows.usage_table(found, TOPIC)))
+    samples.insert(client, ("usage", samples.usage_table(*found)))
     assert stored(client, "SELECT value FROM usage FINAL ORDER BY subject") == [exact(v, 12) for v in values]
     texts = stored(client, "SELECT toString(value) FROM usage FINAL WHERE subject IN ('03', '04') ORDER BY subject")
     assert texts == ["99999999999999.999999999999", "99999999999999999999999999.999999999999"]
@@ -50,7 +51,7 @@ def test_amounts_are_exact_to_the_last_digit(client: Client) -> None:
     edges = [0, 1, AMOUNT_SCALE, QUANTITY_END - 1, AMOUNT_END - 1, 2**127, 2**128, 2**251]
     values = [*edges, *(-edge for edge in edges)]
     found = [samples.rated(subject=f"{n:02}")._replace(amount=v) for n, v in enumerate(values)]
-    samples.insert(client, ("rated_usage", rows.rated_table(found)))
+    samples.insert(client, ("rated_usage", samples.rated_table(*found)))
     assert stored(client, "SELECT amount FROM rated_usage FINAL ORDER BY subject") == [exact(v, 24) for v in values]
 
 
@@ -86,7 +87,7 @@ def test_dimensions_are_the_labels_with_their_values(client: Client) -> None:
     keys = ['["",""]', '["nul\\u0000","日本"]', '["a\\"b","new\\nline"]', '["\\\\","{}"]']
     values = [("", ""), ("nul\0", "日本"), ('a"b', "new\nline"), ("\\", "{}")]
     found = [samples.usage(labels=labels, dimensions_key=key) for key in keys]
-    samples.insert(client, ("usage", rows.usage_table([*found, samples.usage()], TOPIC)))
+    samples.insert(client, ("usage", samples.usage_table(*found, samples.usage())))
     result = client.query("SELECT dimensions_key, dimensions FROM usage FINAL").result_rows
     by_key = {row[0]: row[1] for row in result}
     wanted = {key: dict(zip(labels, pair, strict=True)) for key, pair in zip(keys, values, strict=True)}
@@ -125,7 +126,7 @@ def test_instants_keep_their_microsecond(client: Client) -> None:
 
 def test_booked_on_is_a_day(client: Client) -> None:
     days = [0, 20_513, 47_846]
-    samples.insert(client, ("usage", rows.usage_table([samples.usage(booked_on_day=day) for day in days], TOPIC)))
+    samples.insert(client, ("usage", samples.usage_table(*(samples.usage(booked_on_day=day) for day in days))))
     found = stored(client, "SELECT booked_on FROM usage FINAL ORDER BY booked_on")
     assert found == [date(1970, 1, 1) + timedelta(days=day) for day in days]
     assert found[1] == date(2026, 3, 1)
@@ -133,36 +134,65 @@ def test_booked_on_is_a_day(client: Client) -> None:
 
 def test_the_latest_stands_beside_rows_that_have_none(client: Client) -> None:
     found = [samples.usage(subject="a"), samples.latest(subject="b")]
-    samples.insert(client, ("usage", rows.usage_table(found, TOPIC)))
+    samples.insert(client, ("usage", samples.usage_table(*found)))
     sql = "SELECT toUnixTimestamp64Micro(latest_time), latest_position FROM usage FINAL ORDER BY subject"
     (none, nowhere), (time, place) = client.query(sql).result_rows
     assert (none, *nowhere.values()) == (0, "", 0, 0, 0)
     assert (time, *place.values()) == (MARCH + 1, TOPIC, 3, 2**47, 2)
 
 
-def test_tiers_and_selections_may_be_many_one_or_none(client: Client) -> None:
+def test_tiers_may_be_many_one_or_none(client: Client) -> None:
     tiers: list[tuple[tuple[int, int], ...]] = [
         (),
         ((5, 7),),
         ((QUANTITY_END - 1, AMOUNT_END - 1), (1 - QUANTITY_END, 1 - AMOUNT_END), (0, 0)),
         (),
     ]
-    selections: list[dict[str, list[str]]] = [{}, {"region": []}, {"region": ["", "日本"], "a.b": ["x"]}, {}]
-    found = [
-        samples.rated(subject=str(n), tiers=one, selection=selection)
-        for n, (one, selection) in enumerate(zip(tiers, selections, strict=True))
-    ]
-    samples.insert(client, ("rated_usage", rows.rated_table(found)))
-    result = client.query("SELECT tiers, selection FROM rated_usage FINAL ORDER BY subject").result_rows
-    assert [[tuple(tier.values()) for tier in row[0]] for row in result] == [
+    found = [samples.rated(subject=str(n), tiers=one) for n, one in enumerate(tiers)]
+    assert len(samples.rated_updates(found)) == 1
+    samples.insert(client, ("rated_usage", samples.rated_table(*found)))
+    result = stored(client, "SELECT tiers FROM rated_usage FINAL ORDER BY subject")
+    assert [[tuple(tier.values()) for tier in row] for row in result] == [
         [(exact(quantity, 12), exact(amount, 24)) for quantity, amount in one] for one in tiers
     ]
-    assert [row[1] for row in result] == selections
+
+
+def test_selections_may_be_many_one_or_none(client: Client) -> None:
+    """Beside prices with other tiers, and the same in every row of a price."""
+    selections: list[dict[str, list[str]]] = [{}, {"region": []}, {"region": ["", "日本"], "a.b": ["x"]}, {}]
+    found = [
+        samples.rated(subject=subject, price=str(n), selection=selection, tiers=((5, 7),) * n)
+        for n, selection in enumerate(selections)
+        for subject in ("a", "b")
+    ]
+    samples.insert(client, ("rated_usage", samples.rated_table(*found)))
+    result = client.query("SELECT selection, length(tiers) FROM rated_usage FINAL ORDER BY subject, price").result_rows
+    assert result == [(selection, n) for n, selection in enumerate(selections)] * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (Flat(1), "flat"),
+        (PerUnit(1), "perunit"),
+        (Package(1, 1), "package"),
+        (Graduated((Tier(None, 1, 0),)), "graduated"),
+        (Volume((Tier(None, 1, 0),)), "volume"),
+        (Matrix("region", {"eu": 1}, 1), "matrix"),
+    ],
+)
+def test_models_are_written_by_name_and_selections_in_order(client: Client, model: PriceModel, text: str) -> None:
+    """The views read these texts."""
+    selection = {"region": ["us", "", "eu", "日本", "Z"], "a": ["b"]}
+    found = [samples.rated(subject=subject, model=model, selection=selection) for subject in ("a", "b", "c")]
+    samples.insert(client, ("rated_usage", samples.rated_table(*found)))
+    result = client.query("SELECT model, selection FROM rated_usage FINAL").result_rows
+    assert result == [(text, {"region": ["", "Z", "eu", "us", "日本"], "a": ["b"]})] * 3
 
 
 def test_versions_are_the_inputs(client: Client) -> None:
     most = 2**40 - 1
-    samples.insert(client, ("quotas", rows.quotas_table([samples.quota(inputs=most)])))
+    samples.insert(client, ("quotas", samples.quotas_table(samples.quota(inputs=most))))
     assert client.query("SELECT inputs, era, version FROM quotas FINAL").result_rows == [(most, 0, most)]
 
 
@@ -173,9 +203,9 @@ def test_the_fullest_row_of_a_key_wins(client: Client, newest_first: bool) -> No
     for value, inputs in totals[::-1] if newest_first else totals:
         samples.insert(
             client,
-            ("usage", rows.usage_table([samples.usage(value, inputs)], TOPIC)),
-            ("rated_usage", rows.rated_table([samples.rated(value, value, inputs)])),
-            ("quotas", rows.quotas_table([samples.quota(value, inputs)])),
+            ("usage", samples.usage_table(samples.usage(value, inputs))),
+            ("rated_usage", samples.rated_table(samples.rated(value, value, inputs))),
+            ("quotas", samples.quotas_table(samples.quota(value, inputs))),
             ("progress", rows.progress_table([rows.progress_row(samples.batch(start=inputs, messages=value))])),
         )
     assert stored(client, "SELECT value FROM usage FINAL") == [30]
@@ -196,11 +226,11 @@ def test_signals_of_quantities_and_of_amounts_share_columns(client: Client) -> N
 
 def test_a_period_may_be_a_leap_year_away(client: Client) -> None:
     far = samples.rated(period_start_us=MARCH, period_end_us=MARCH + 366 * DAY_US)
-    samples.insert(client, ("rated_usage", rows.rated_table([far])))
+    samples.insert(client, ("rated_usage", samples.rated_table(far)))
     assert stored(client, "SELECT dateDiff('day', period_start, period_end) FROM rated_usage FINAL") == [366]
 
 
 def test_aggregations_are_written_by_name(client: Client) -> None:
     found = [samples.usage(aggregation=kind, subject=kind.value) for kind in Aggregation]
-    samples.insert(client, ("usage", rows.usage_table(found, TOPIC)))
+    samples.insert(client, ("usage", samples.usage_table(*found)))
     assert stored(client, "SELECT DISTINCT subject = aggregation FROM usage FINAL") == [1]

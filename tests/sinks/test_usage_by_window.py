@@ -15,7 +15,7 @@ from sinks import rows
 from tests.oracle import Tables
 from tests.oracle.totals import Key, Row
 from tests.sinks import samples
-from tests.sinks.samples import MARCH, TOPIC, exact_sum, us
+from tests.sinks.samples import MARCH, UsageRow, exact_sum, us
 from tests.sinks.workload_run import Run
 
 WINDOW = f"meter, subject, {us('window_start', 'window_end')}, dimensions_key"
@@ -75,8 +75,8 @@ def test_usage_is_what_the_oracle_counts(run: Run) -> None:
     assert len({wanted[window]["aggregation"] for window in both}) >= 4
 
 
-def usage_of(client: Client, *found: Any) -> list[Any]:
-    samples.insert(client, ("usage", rows.usage_table(found, TOPIC)))
+def usage_of(client: Client, *found: UsageRow) -> list[Any]:
+    samples.insert(client, ("usage", samples.usage_table(*found)))
     return list(client.query("SELECT subject, value, count, last_booked_on FROM usage_by_window").result_rows)
 
 

@@ -44,8 +44,8 @@ def test_rated_usage_and_quotas_are_what_the_oracle_counts(run: Run) -> None:
 def test_what_has_no_inputs_is_hidden(client: Client) -> None:
     samples.insert(
         client,
-        ("rated_usage", rows.rated_table([samples.rated(inputs=0)])),
-        ("quotas", rows.quotas_table([samples.quota(inputs=0)])),
+        ("rated_usage", samples.rated_table(samples.rated(inputs=0))),
+        ("quotas", samples.quotas_table(samples.quota(inputs=0))),
     )
     for view in ("rated_usage_current", "quota_status"):
         assert client.query(f"SELECT * FROM {view}").result_rows == []
@@ -184,7 +184,7 @@ def many(client: Client) -> Client:
             FROM numbers({part * 25_000}, 25000)
         """)
     prices = [samples.rated(subject=f"cust-{n}", selection={}) for n in range(100)]
-    samples.insert(client, ("rated_usage", rows.rated_table(prices)))
+    samples.insert(client, ("rated_usage", samples.rated_table(*prices)))
     client.command("INSERT INTO usage_members SELECT meter, subject, window_start, window_end, '', 'x' FROM usage")
     return client
 
