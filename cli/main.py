@@ -17,6 +17,7 @@ from cli.migrate import migrate_command
 from cli.query import query_command
 from cli.run import run_command
 from domain.ports import TallyError
+from flows.start import use_packaged_time_zones
 
 commands = typer.Typer(
     name="tally",
@@ -54,6 +55,7 @@ def main(
 
 def app() -> None:
     """Entry point: an error that a user can act on is one message and exit code 1, without a traceback."""
+    use_packaged_time_zones()
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it logs, it raises too
     try:
         commands(prog_name="tally")

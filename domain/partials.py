@@ -9,26 +9,19 @@ number of workers shows in a total.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from domain.accounts import Accounts, Int64s, Spans, pricing_versions
-from domain.catalog import Aggregation, Catalog, CatalogVersion, History, Meter, PeriodKind, Price, Where
+from domain.catalog import Aggregation, Catalog, CatalogVersion, History, Meter, PeriodKind, Price
+from domain.inputs import INT64_MAX, Dimensions, Inputs, chosen, dimensions_key, inputs_of
 from domain.pricing import WHOLE, Matrix, part_of
 from domain.values import DAY_US, QUANTITY_SCALE, Events
-
-Getter = Callable[[tuple[str, ...]], Callable[[Any], Any]]
-"""Makes the function that reads a property path from decoded data."""
-
-_INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +87,6 @@ def shard_of(subject: str, shards: int) -> int:
     return xxhash.xxh3_64_intdigest(subject.encode()) % shards
 
 
-@lru_cache(maxsize=65_536)
-def dimensions_key(values: tuple[str, ...]) -> str:
-    """Group-by values as one text that cannot collide: a JSON array, "" without group_by."""
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")) if values else ""
-
-
-def text_form(value: Any) -> str:
-    """A property as text, for group_by, where and unique."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else str(value)
-
-
 class Partitioner:
     """Turns the accepted events of a batch into partial totals by shard. Holds no state."""
 
@@ -159,7 +137,7 @@ class _BatchGrouping:
         self._shards = shard[order]
         self._subjects = [unique[place] for place in order.tolist()]
         numbers = dict(zip(self._subjects, range(len(unique)), strict=True))
-        self._dimensions: dict[tuple[str, tuple[str, ...]], tuple[Int64s, list[tuple[str, ...]]]] = {}
+        self._dimensions: dict[str, dict[tuple[str, ...], Dimensions]] = {}
         self._subject_of = np.array(list(map(numbers.__getitem__, subjects)), np.int64)
 
     def run(self) -> dict[int, list[Partial]]:
@@ -169,38 +147,17 @@ class _BatchGrouping:
         for meter in self._catalog.meters.values():
             rows = by_type.get(meter.event_type)
             if rows:
-                inputs = self._inputs(meter, rows)
+                getter = self._catalog.event_types[meter.event_type].schema.getter
+                data = self._data if len(rows) == len(self._data) else [self._data[i] for i in rows]
+                known = self._dimensions.setdefault(meter.event_type, {})
+                inputs = inputs_of(meter, getter, rows, data, known)
                 if len(inputs.rows):
                     self._usage(meter, inputs)
                     self._prices(meter, inputs)
                     self._quotas(meter, inputs)
         return self._out
 
-    def _inputs(self, meter: Meter, rows: list[int]) -> _Inputs:
-        """Which events are inputs of a meter, with their value and dimensions."""
-        getter = self._catalog.event_types[meter.event_type].schema.getter
-        data = self._data if len(rows) == len(self._data) else [self._data[i] for i in rows]
-        keep = _selected(meter, getter, data)
-        values = None
-        if meter.value is not None:
-            values = list(map(getter(meter.value), data))
-            if None in values:
-                keep = [i for i in (range(len(data)) if keep is None else keep) if values[i] is not None]
-        if keep is not None:
-            rows = [rows[i] for i in keep]
-            data = [data[i] for i in keep]
-            values = None if values is None else [values[i] for i in keep]
-        if values is not None and meter.aggregation is Aggregation.UNIQUE:
-            values = list(map(text_form, values))
-        whole = (meter.event_type, meter.group_by) if keep is None else None
-        found = self._dimensions.get(whole) if whole else None
-        if found is None:
-            found = _dimensions(meter.group_by, getter, data)
-            if whole:
-                self._dimensions[whole] = found
-        return _Inputs(np.array(rows, np.int64), values or [], *found)
-
-    def _usage(self, meter: Meter, inputs: _Inputs) -> None:
+    def _usage(self, meter: Meter, inputs: Inputs) -> None:
         spans = self._accounts.windows(meter.window)
         log_times = self._log_times[inputs.rows]
         late = log_times >= spans.ends[inputs.rows] + meter.grace_us
@@ -215,14 +172,14 @@ class _BatchGrouping:
 
         self._route(found, keys, build)
 
-    def _prices(self, meter: Meter, inputs: _Inputs) -> None:
+    def _prices(self, meter: Meter, inputs: Inputs) -> None:
         spans = self._accounts.periods(PeriodKind.BILLING)
         for plan, version, places in self._plans(inputs, spans):
             for price in version.catalog.plans[plan].prices:
                 if price.meter == meter.name:
-                    chosen = _chosen(inputs, price.where, meter.group_by, places)
-                    if chosen is None or len(chosen):
-                        self._price(meter, plan, version.version, price, inputs, chosen, spans)
+                    places_chosen = chosen(inputs, price.where, meter.group_by, places)
+                    if places_chosen is None or len(places_chosen):
+                        self._price(meter, plan, version.version, price, inputs, places_chosen, spans)
 
     def _price(
         self,
@@ -230,7 +187,7 @@ class _BatchGrouping:
         plan: str,
         pricing_version: int,
         price: Price,
-        inputs: _Inputs,
+        inputs: Inputs,
         places: Int64s | None,
         spans: Spans,
     ) -> None:
@@ -248,7 +205,7 @@ class _BatchGrouping:
 
         self._route(found, keys, build)
 
-    def _quotas(self, meter: Meter, inputs: _Inputs) -> None:
+    def _quotas(self, meter: Meter, inputs: Inputs) -> None:
         for kind in PeriodKind:
             if not self._is_limited(meter, kind):
                 continue
@@ -274,7 +231,7 @@ class _BatchGrouping:
             for e in plan.entitlements
         )
 
-    def _plans(self, inputs: _Inputs, spans: Spans) -> list[tuple[str, CatalogVersion, Int64s | None]]:
+    def _plans(self, inputs: Inputs, spans: Spans) -> list[tuple[str, CatalogVersion, Int64s | None]]:
         """The (plan, pricing version) pairs among inputs, with their places; None for all of them."""
         out: list[tuple[str, CatalogVersion, Int64s | None]] = []
         plan_of, starts = self._accounts.plan_of[inputs.rows], spans.starts[inputs.rows]
@@ -290,7 +247,7 @@ class _BatchGrouping:
     def _group(
         self,
         meter: Meter,
-        inputs: _Inputs,
+        inputs: Inputs,
         places: Int64s | None,
         spans: Spans,
         keys: list[tuple[Int64s, int]],
@@ -304,7 +261,7 @@ class _BatchGrouping:
         rows = inputs.rows[at]
         number, below = self._subject_of[rows], len(self._subjects)
         for key, bound in [(spans.numbers[inputs.rows], spans.count), *keys]:
-            if below * bound > _INT64_MAX:
+            if below * bound > INT64_MAX:
                 distinct, number = np.unique(number, return_inverse=True)
                 below = len(distinct)
             number, below = number * bound + key[at], below * bound
@@ -327,7 +284,7 @@ class _BatchGrouping:
             self._values(meter, inputs, at[order], starts),
         )
 
-    def _values(self, meter: Meter, inputs: _Inputs, places: Int64s, starts: Int64s) -> list[Any]:
+    def _values(self, meter: Meter, inputs: Inputs, places: Int64s, starts: Int64s) -> list[Any]:
         """The value of each group; `places` are inputs in order of groups, which begin at `starts`."""
         match meter.aggregation:
             case Aggregation.COUNT:
@@ -341,7 +298,7 @@ class _BatchGrouping:
         reduce = {Aggregation.MIN: np.minimum, Aggregation.MAX: np.maximum}.get(meter.aggregation, np.add)
         return _scaled(meter, self._catalog, reduce.reduceat(inputs.numbers()[places], starts).tolist())
 
-    def _latest(self, meter: Meter, inputs: _Inputs, places: Int64s, starts: Int64s) -> list[Any]:
+    def _latest(self, meter: Meter, inputs: Inputs, places: Int64s, starts: Int64s) -> list[Any]:
         """Of each group the input with the greatest time, the greatest position where times are equal."""
         rows = inputs.rows[places].tolist()
         times = self._times[inputs.rows[places]].tolist()
@@ -358,24 +315,6 @@ class _BatchGrouping:
         for low, high in pairwise(bounds):
             part = Groups(keys[low:high], found.inputs[low:high], found.values[low:high])
             self._out.setdefault(int(found.shards[low]), []).append(build(part))
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """The inputs of one meter in a batch."""
-
-    rows: Int64s
-    """Which of the batch's events they are."""
-    values: list[Any]
-    """Numbers, or texts for `unique`; empty for `count`."""
-    dimensions: Int64s
-    """Of each input, the place of its group-by values in `texts`."""
-    texts: list[tuple[str, ...]]
-
-    def numbers(self) -> NDArray[Any]:
-        """The values as integers that cannot overflow in a sum: of Python where 64 bits might not do."""
-        largest = max(max(self.values), -min(self.values))
-        return np.array(self.values, object if largest * len(self.values) > _INT64_MAX else np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,40 +335,6 @@ def _quota_builder(plan: str, feature: str, meter: Meter, pricing_version: int) 
         return QuotaPartial(plan, feature, meter.aggregation, pricing_version, part)
 
     return build
-
-
-def _dimensions(labels: tuple[str, ...], getter: Getter, data: list[Any]) -> tuple[Int64s, list[tuple[str, ...]]]:
-    """The distinct group-by values, and of each event their place among them."""
-    if not labels:
-        return np.zeros(len(data), np.int64), [()]
-    columns = [_texts(getter(tuple(label.split("."))), data) for label in labels]
-    numbers: dict[tuple[str, ...], int] = {}
-    places = [numbers.setdefault(texts, len(numbers)) for texts in zip(*columns, strict=True)]
-    return np.array(places, np.int64), list(numbers)
-
-
-def _texts(get: Callable[[Any], Any], data: list[Any]) -> list[str]:
-    """A property of each event as text."""
-    values = list(map(get, data))
-    return values if set(map(type, values)) == {str} else list(map(text_form, values))
-
-
-def _selected(meter: Meter, getter: Getter, data: list[Any]) -> list[int] | None:
-    """The events that a meter's `where` selects; None for all."""
-    keep: list[int] | None = None
-    for path, allowed in meter.where.items():
-        texts = _texts(getter(tuple(path.split("."))), data)
-        keep = [i for i in (range(len(data)) if keep is None else keep) if texts[i] in allowed]
-    return keep
-
-
-def _chosen(inputs: _Inputs, where: Where, labels: tuple[str, ...], places: Int64s | None) -> Int64s | None:
-    """The places (None: all) whose group-by values a price selects."""
-    if not where:
-        return places
-    allowed = np.array([all(texts[labels.index(k)] in v for k, v in where.items()) for texts in inputs.texts], np.bool_)
-    kept = allowed[inputs.dimensions]
-    return np.flatnonzero(kept) if places is None else places[kept[places]]
 
 
 def _scaled(meter: Meter, catalog: Catalog, values: list[int]) -> list[int]:

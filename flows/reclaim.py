@@ -1,4 +1,4 @@
-"""Bringing the claim store up to the ledger before any source reads (DESIGN: the ledger is the truth).
+"""Bringing the claim store up to the ledger before any source reads: Redis is a cache, the ledger is the truth.
 
 Runs on every start and usually finds almost nothing: only rows at or beyond the offset up to which the
 store holds every claim are read. After a flush or a lost store, that is everything.

@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 
 from domain.catalog import Aggregation
 from domain.decode import BatchDecoder
-from domain.partials import (
-    Groups,
-    Partitioner,
-    PricePartial,
-    QuotaPartial,
-    ShardInput,
-    UsagePartial,
-    dimensions_key,
-    shard_of,
-    text_form,
-)
+from domain.inputs import dimensions_key, text_form
+from domain.partials import Groups, Partitioner, PricePartial, QuotaPartial, ShardInput, UsagePartial, shard_of
 from domain.ports import TallyError
 from domain.quota import Watcher
 from domain.rating import Rater
