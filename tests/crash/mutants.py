@@ -17,14 +17,24 @@ from stores.claims import RedisClaims
 
 
 class SeenSet(RedisClaims):
-    """Deduplication as it is usually written: `SET key NX`, without who set it."""
+    """Deduplication as it is usually written: whoever finds the key set is a repeat, its own replay too.
+
+    It notes position and content of the first, so that, undisturbed, it reports what the real store does.
+    """
 
     def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
+        places = zip(requests.offsets, requests.indexes, requests.contents, strict=True)
         seen = {}
-        for i, (source, name) in enumerate(zip(requests.sources, requests.ids, strict=True)):
-            first = self._link.do("SET", f"seen:{len(source)}:{source}:{name}", 1, "NX")
+        for i, (offset, element, content) in enumerate(places):
+            generation = requests.log_times_us[i] // self._generation_us
+            name = f"{len(requests.sources[i])}:{requests.sources[i]}:{requests.ids[i]}"
+            near = [f"seen:{generation + step}:{name}" for step in (-1, 0, 1)]
+            first = next((found for found in self._link.do("MGET", *near) if found), None)
             if first is None:
-                seen[i] = Claim(Position(0, 0), requests.contents[i])
+                self._link.do("SET", near[1], f"{partition} {offset} {element} {content}", "NX")
+            else:
+                *place, of_first = map(int, first.split())
+                seen[i] = Claim(Position(*place), of_first)
         return seen
 
 
@@ -38,6 +48,7 @@ class _Outside(StatelessSinkPartition[tuple[str, Item]]):
         self._inner.write_batch([item for _, item in items])
 
     def close(self) -> None:
+        self._inner.snapshot()
         self._inner.close()
 
 
@@ -46,6 +57,9 @@ class BufferingSink(DynamicSink[tuple[str, Item]]):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._sink = ClickHouseSink(*arguments, **{**options, "seconds": 3600.0, "rows_max": 10**9})
+
+    def close(self) -> None:
+        self._sink.close()
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Outside:
         return _Outside(self._sink.build_part(step_id, "clickhouse", None))

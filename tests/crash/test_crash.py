@@ -51,7 +51,10 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path, workers: int) -> None:
 @pytest.mark.crash
 @pytest.mark.parametrize("mutation", sorted(MUTANTS))
 def test_the_crash_test_sees_a_wrong_build(tmp_path: Path, mutation: str) -> None:
-    """The same kills that leave no trace on the real build show on this one."""
+    """The same kills that leave no trace on the real build show on this one; undisturbed, it is right."""
+    undisturbed = deployment(tmp_path / "undisturbed", workers=2, mutation=mutation)
+    undisturbed.finish()
+    assert "\n".join(differences(undisturbed.tables(), expected())) == ""
     deployed = deployment(tmp_path, workers=2, mutation=mutation)
     run_with_kills(deployed, seed=1, kills=4)
     assert differences(deployed.tables(), expected()), f"{mutation} went unseen"
