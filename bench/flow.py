@@ -36,11 +36,11 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
             begun, cpu = time.perf_counter(), time.process_time()
             run(deployment, workers)
             seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             with deployment.client() as client:
                 counted = client.query("SELECT sum(events) FROM progress FINAL").result_rows[0][0]
                 balanced = client.query("SELECT min(balanced) FROM completeness").result_rows[0][0]
     assert balanced, "the books do not balance: nothing was measured"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     after = decode_alone(folder)
     rate = counted / seconds
     return {

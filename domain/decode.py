@@ -103,8 +103,14 @@ def _envelope(number: int, event_type: EventType, with_logtime: bool) -> Any:
     ]
     if with_logtime:
         fields.append(("logtime", str | UnsetType, UNSET))
-    namespace = {"event_type": event_type.name}
-    return msgspec.defstruct(f"Event{number}", fields, namespace=namespace, tag_field="type", tag=event_type.name)
+    return msgspec.defstruct(
+        f"Event{number}",
+        fields,
+        namespace={"event_type": event_type.name},
+        tag_field="type",
+        tag=event_type.name,
+        gc=False,
+    )
 
 
 class BatchDecoder:

@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 
 from config.catalog import CatalogError, check_change, load_catalog, load_history, sample_text
 from domain.catalog import History
-from domain.instants import to_datetime
 
 DEFAULT_SAMPLE = "api"
 """The sample catalog that a deployment begins with when none is given."""
@@ -51,8 +51,15 @@ def apply_catalog(client: Client, text: str | None) -> Applied:
     applied = judge_catalog(client, text)
     if applied.added is not None:
         new = applied.history.versions[-1]
-        row = [new.version, new.sha256, new.yaml, to_datetime(new.effective_from_us), datetime.now(UTC)]
-        client.insert("catalogs", [row], column_names=["version", "sha256", "yaml", "effective_from", "applied_at"])
+        instants = pa.timestamp("us", "UTC")
+        row = {
+            "version": [new.version],
+            "sha256": [new.sha256],
+            "yaml": [new.yaml],
+            "effective_from": pa.array([new.effective_from_us], instants),
+            "applied_at": pa.array([datetime.now(UTC)], instants),
+        }
+        client.insert_arrow("catalogs", pa.table(row))
     return applied
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 
+import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -96,8 +97,8 @@ def migrate(client: Client) -> list[Migration]:
                 client.command(_repeatable(statement))
             except ClickHouseError as error:
                 raise TallyError(f"migration {migration.name} failed: {error}") from error
-        row = [migration.version, migration.name, migration.sha256]
-        client.insert("schema_migrations", [row], column_names=["version", "name", "sha256"])
+        row = {"version": [migration.version], "name": [migration.name], "sha256": [migration.sha256]}
+        client.insert_arrow("schema_migrations", pa.table(row))
     return fresh
 
 
