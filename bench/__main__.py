@@ -70,8 +70,9 @@ def _run(folder: str, batch: int) -> dict[str, Any]:
 
 
 def _line(run: dict[str, Any], aim: str) -> str:
-    rates = f"{run['events_per_second']:>9,.0f} {run['msgspec_per_second']:>10,.0f}"
-    return f"{run['events']:>9,} {run['subjects']:>8,} {run['batch']:>7,} {rates} {run['ratio']:>7.3f} {aim:>5} {run['peak_mib']:>9,.0f}"
+    about = f"{run['events']:>9,} {run['subjects']:>8,} {run['batch']:>7,}"
+    rates = f"{run['events_per_second']:>9,.0f} {run['msgspec_per_second']:>10,.0f} {run['ratio']:>7.3f}"
+    return f"{about} {rates} {aim:>5} {run['peak_mib']:>9,.0f}"
 
 
 if __name__ == "__main__":
