@@ -56,13 +56,8 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-def content_hash(type_name: str, subject: str, time_us: int, data: Any) -> int:
-    """64 bits over what can be billed. Never 0, which stands for an unknown content."""
-    return xxhash.xxh3_64_intdigest(canonical((type_name, subject, time_us, data))) or 1
-
-
 def content_hashes(decoded: list[Any], times_us: list[int]) -> list[int]:
-    """`content_hash` of each decoded event."""
+    """Of each event, 64 bits over what can be billed. Never 0, which stands for an unknown content."""
     digest, encode = xxhash.xxh3_64_intdigest, canonical
     return [digest(encode((e.event_type, e.subject, us, e.data))) or 1 for e, us in zip(decoded, times_us, strict=True)]
 
