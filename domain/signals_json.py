@@ -1,0 +1,92 @@
+"""Signals and quota states as the JSON that products read.
+
+A signal is a CloudEvents 1.0 event in the structured form; the same bytes go to Kafka and to the Redis
+channel. Numbers are decimal strings in plain notation without trailing zeros, because they may have more
+digits than a float holds; instants are RFC 3339 in UTC. What stands here is read by other programs: fields
+are added, never changed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from domain.instants import to_text
+from domain.quota import QuotaState, Signal, SignalType
+from domain.values import AMOUNT_DECIMALS, QUANTITY_DECIMALS
+
+SOURCE = "tallyflow"
+"""The CloudEvents `source` of every signal."""
+
+CONTENT_TYPE = "application/cloudevents+json"
+"""Of the whole message, by the CloudEvents bindings."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def signal_event(signal: Signal) -> bytes:
+    """A signal as a structured CloudEvent."""
+    decimals = AMOUNT_DECIMALS if signal.type is SignalType.SPEND_REACHED else QUANTITY_DECIMALS
+    return _encode(
+        {
+            "specversion": "1.0",
+            "id": signal.id,
+            "source": SOURCE,
+            "type": signal.type,
+            "subject": signal.subject,
+            "time": to_text(signal.at_us),
+            "datacontenttype": "application/json",
+            "data": {
+                "feature": signal.feature,
+                "meter": signal.meter,
+                "period_start": to_text(signal.period_start_us),
+                "period_end": to_text(signal.period_end_us),
+                "threshold": decimal_text(signal.threshold, decimals),
+                "allowance": decimal_text(signal.allowance, decimals),
+                "used": decimal_text(signal.used, decimals),
+                "catalog_version": signal.catalog_version,
+            },
+        }
+    )
+
+
+class QuotaField(NamedTuple):
+    """One period of one subject's entitlement, as a field of the hash `quota:{SUBJECT}`."""
+
+    subject: str
+    feature: str
+    used: int
+    limit: int
+    state: QuotaState
+    period_start_us: int
+    period_end_us: int
+    inputs: int
+    era: int
+
+
+def quota_value(field: QuotaField) -> bytes:
+    """The value of a quota's field; the feature is the field's name, the subject the key's."""
+    return _encode(
+        {
+            "used": decimal_text(field.used, QUANTITY_DECIMALS),
+            "limit": decimal_text(field.limit, QUANTITY_DECIMALS),
+            "state": field.state,
+            "period_start": to_text(field.period_start_us),
+            "period_end": to_text(field.period_end_us),
+            "inputs": field.inputs,
+            "era": field.era,
+        }
+    )
+
+
+def quota_key(subject: str) -> str:
+    """The hash of a subject's quotas. The braces make a Redis cluster place it by the subject alone."""
+    return f"quota:{{{subject}}}"
+
+
+def decimal_text(scaled: int, decimals: int) -> str:
+    """`scaled / 10^decimals` in plain notation: no exponent, no trailing zeros, `0` and never `-0`."""
+    whole, fraction = divmod(abs(scaled), 10**decimals)
+    text = f"{whole}.{fraction:0{decimals}}".rstrip("0").rstrip(".") if fraction else str(whole)
+    return f"-{text}" if scaled < 0 else text
