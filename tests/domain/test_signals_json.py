@@ -75,7 +75,9 @@ def test_a_signal_can_be_read_back_whole(signal: Signal) -> None:
         data["meter"],
         read(data["period_start"]),
         read(data["period_end"]),
-        *(number(data[name], signal.type) for name in ("threshold", "allowance", "used")),
+        number(data["threshold"], signal.type),
+        number(data["allowance"], signal.type),
+        number(data["used"], signal.type),
         read(event["time"]),
         data["catalog_version"],
     )
