@@ -17,13 +17,12 @@ import time
 from collections.abc import Callable
 
 import pyarrow as pa
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
-from typing_extensions import override
 
 from domain.ports import TallyError
 from sinks.buffer import Buffer, Item
+from sinks.partitions import SharedSink
 
 _INSERT_SETTINGS = {"insert_deduplicate": 0, "max_partitions_per_insert_block": 0}
 """Nothing may depend on insert deduplication: ClickHouse drops different rows under a repeated token."""
@@ -49,23 +48,29 @@ class _Writer:
         self._topic = topic
         self._retry_seconds = retry_seconds
         self._waiting: queue.Queue[_Tables | None] = queue.Queue(maxsize=1)
+        self.handed = 0
+        """Buffers handed over so far."""
+        self._done = 0
+        self._progress = threading.Condition()
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clickhouse-writer", daemon=True)
         self._thread.start()
 
     def write(self, buffer: Buffer) -> None:
-        """Hand over a buffer; raises what an earlier one failed with.
+        """Hand over a buffer; raises what an earlier one failed with. One caller at a time.
 
         Its tables are built here, on the flow's own thread: building holds the interpreter lock, and
         would only make the flow wait for that; inserting gives it up.
         """
         self._raise()
         self._waiting.put(buffer.tables(self._topic))
+        self.handed += 1
 
-    def flush(self) -> None:
-        """Return once everything handed over is in ClickHouse; raises what failed."""
-        self._waiting.join()
+    def wait(self, count: int) -> None:
+        """Return once the first `count` buffers are in ClickHouse, whatever comes after; raises what failed."""
+        with self._progress:
+            self._progress.wait_for(lambda: self._done >= count)
         self._raise()
 
     def close(self) -> None:
@@ -92,7 +97,9 @@ class _Writer:
             except BaseException as error:  # kept for the flow's own thread, which raises it
                 self._error = error
             finally:
-                self._waiting.task_done()
+                with self._progress:
+                    self._done += 1
+                    self._progress.notify_all()
 
     def _write(self, tables: _Tables) -> None:
         for name, table in tables:
@@ -124,34 +131,38 @@ def passes(error: ClickHouseError) -> bool:
     return isinstance(error, OperationalError) or getattr(error, "code", None) in _PASSING_CODES
 
 
-class _Partition(StatefulSinkPartition[Item, None]):
-    """Buffers what it is given; empty after every `snapshot()`."""
+class ClickHouseOutlet:
+    """Buffers what it is given; empty after every `flush()`. For any number of threads.
 
-    def __init__(self, writer: _Writer, rows_max: int, seconds: float) -> None:
-        self._writer = writer
+    A lock is held while a buffer is handed over, so buffers are written in the order in which they filled:
+    `progress` must not come before the events that it counts.
+    """
+
+    def __init__(self, client: Client, *, topic: str, rows_max: int, seconds: float, retry_seconds: float) -> None:
+        self._writer = _Writer(client, topic, retry_seconds)
         self._rows_max = rows_max
         self._seconds = seconds
+        self._lock = threading.Lock()
         self._buffer = Buffer()
         self._since = time.monotonic()
 
-    @override
-    def write_batch(self, values: list[Item]) -> None:
-        for item in values:
-            self._buffer.add(item)
-        if self._buffer.count >= self._rows_max or time.monotonic() - self._since >= self._seconds:
+    def write(self, items: list[Item]) -> None:
+        """Take items; hands the buffer over once it is full, or old enough."""
+        with self._lock:
+            for item in items:
+                self._buffer.add(item)
+            if self._buffer.count >= self._rows_max or time.monotonic() - self._since >= self._seconds:
+                self._hand_over()
+
+    def flush(self) -> None:
+        """Return once all that was taken before is in ClickHouse; raises what failed."""
+        with self._lock:
             self._hand_over()
+            last = self._writer.handed
+        self._writer.wait(last)
 
-    @override
-    def snapshot(self) -> None:
-        self._hand_over()
-        self._writer.flush()
-
-    @override
-    def close(self) -> None:
-        """End without writing: what counts is behind a barrier, and an error stops the flow without a flush.
-
-        Never raises: Bytewax also calls this while an error unwinds, where another one would abort the process.
-        """
+    def abandon(self) -> None:
+        """End without writing what is still buffered; may be called again."""
         self._writer.abandon()
 
     def _hand_over(self) -> None:
@@ -161,11 +172,11 @@ class _Partition(StatefulSinkPartition[Item, None]):
         self._since = time.monotonic()
 
 
-class ClickHouseSink(FixedPartitionedSink[Item, None]):
-    """Writes batches, rated updates and quota states, keyed by partition or shard.
+class ClickHouseSink(SharedSink[Item]):
+    """Writes batches, rated updates and quota states.
 
     Args:
-        client: Makes a client of the `tallyflow` database; called once a partition of the sink.
+        client: Makes a client of the `tallyflow` database; called once a process.
         topic: The deployment's log topic.
         rows_max: Write when this many rows wait.
         seconds: Write when the oldest row waits this long and another arrives.
@@ -175,24 +186,8 @@ class ClickHouseSink(FixedPartitionedSink[Item, None]):
     def __init__(
         self, client: Callable[[], Client], *, topic: str, rows_max: int, seconds: float, retry_seconds: float
     ) -> None:
-        self._client = client
-        self._topic = topic
-        self._rows_max = rows_max
-        self._seconds = seconds
-        self._retry_seconds = retry_seconds
-        self._writers: list[_Writer] = []
-
-    def close(self) -> None:
-        """End what the flow leaves behind when it fails; rows that are not written yet are dropped."""
-        for writer in self._writers:
-            writer.abandon()
-
-    @override
-    def list_parts(self) -> list[str]:
-        return ["clickhouse"]
-
-    @override
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition:
-        writer = _Writer(self._client(), self._topic, self._retry_seconds)
-        self._writers.append(writer)
-        return _Partition(writer, self._rows_max, self._seconds)
+        super().__init__(
+            lambda: ClickHouseOutlet(
+                client(), topic=topic, rows_max=rows_max, seconds=seconds, retry_seconds=retry_seconds
+            )
+        )

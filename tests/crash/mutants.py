@@ -62,7 +62,7 @@ class BufferingSink(DynamicSink[tuple[str, Item]]):
         self._sink.close()
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Outside:
-        return _Outside(self._sink.build_part(step_id, "clickhouse", None))
+        return _Outside(self._sink.build_part(step_id, "00", None))
 
 
 MUTANTS: dict[str, tuple[str, Any]] = {

@@ -55,12 +55,15 @@ class FakeClient:
         self.always: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
+        self.held: set[str] = set()
+        """Tables whose inserts wait until they are taken out of here."""
         self.closed = False
 
     def insert_arrow(self, name: str, table: pa.Table, settings: dict[str, Any]) -> None:
         assert settings["insert_deduplicate"] == 0
         self.attempts.append(name)
         assert self.gate.wait(ROUNDS_SECONDS_MAX)
+        eventually(lambda: name not in self.held)
         if self.always is not None:
             raise self.always
         if self.failures:
@@ -84,12 +87,18 @@ def fake() -> FakeClient:
 
 @contextmanager
 def partition(client: Any, **changes: Any) -> Iterator[Any]:
-    """A sink's only partition, which writes at barriers only unless told otherwise; ended whatever happens."""
+    """One partition of a sink, which writes at barriers only unless told otherwise; ended whatever happens."""
+    with partitions(client, **changes) as (first, second):
+        first.close()
+        yield second
+
+
+@contextmanager
+def partitions(client: Any, **changes: Any) -> Iterator[Any]:
     options: dict[str, Any] = {"rows_max": 10**9, "seconds": 3600, "retry_seconds": 0.2} | changes
     sink = ClickHouseSink(lambda: cast(Client, client), topic=TOPIC, **options)
-    assert sink.list_parts() == ["clickhouse"]
     try:
-        yield sink.build_part("step", "clickhouse", None)
+        yield [sink.build_part("step", name, None) for name in sink.list_parts()[:2]]
     finally:
         sink.close()
 
@@ -407,6 +416,73 @@ def test_a_flow_that_failed_leaves_no_thread_and_writes_no_more(fake: FakeClient
     assert fake.inserted == []
     assert fake.closed
     assert threading.active_count() == before
+
+
+def test_partitions_of_a_process_write_together(fake: FakeClient) -> None:
+    """Whichever has its barrier first writes for all; the other has nothing left to do."""
+    with partitions(fake) as (first, second):
+        first.write_batch([updated(usage(1, subject="a"))])
+        second.write_batch([updated(usage(2, subject="b")), watched(signal())])
+        first.snapshot()
+        assert fake.names() == ["usage", "signals"]
+        assert len(fake.rows("usage")) == 2
+        second.snapshot()
+        assert len(fake.inserted) == 2
+
+
+def test_a_partition_that_ends_leaves_the_others_their_writer(fake: FakeClient) -> None:
+    """At the end of the input workers end one after the other."""
+    with partitions(fake) as (first, second):
+        first.write_batch([updated(usage())])
+        first.snapshot()
+        first.close()
+        assert not fake.closed
+        second.write_batch([watched(signal())])
+        second.snapshot()
+        assert fake.names() == ["usage", "signals"]
+        second.close()
+        assert fake.closed
+
+
+def test_a_barrier_does_not_wait_for_what_comes_after_it(fake: FakeClient) -> None:
+    """Another worker that is ahead must not hold an epoch open."""
+    with partitions(fake, rows_max=1) as (first, second):
+        fake.gate.clear()
+        first.write_batch([updated(usage())])
+        eventually(lambda: fake.attempts == ["usage"])
+        barrier = threading.Thread(target=first.snapshot)
+        barrier.start()
+        barrier.join(0.05)
+        assert barrier.is_alive()
+        second.write_batch([watched(signal())])
+        fake.held.add("signals")
+        fake.gate.set()
+        barrier.join(ROUNDS_SECONDS_MAX)
+        assert not barrier.is_alive()
+        assert fake.names() == ["usage"]
+        fake.held.clear()
+
+
+def test_several_threads_lose_nothing(fake: FakeClient) -> None:
+    with partitions(fake, rows_max=7) as parts:
+
+        def work(part: Any, worker: int) -> None:
+            for n in range(50):
+                part.write_batch([updated(usage(n, n + 1, subject=f"{worker}-{n}"))])
+                if n % 10 == 9:
+                    part.snapshot()
+                    seen = {row["subject"] for row in fake.rows("usage")}
+                    assert seen >= {f"{worker}-{i}" for i in range(n + 1)}
+            done.append(worker)
+
+        done: list[int] = []
+        threads = [threading.Thread(target=work, args=(part, number)) for number, part in enumerate(parts)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(ROUNDS_SECONDS_MAX)
+        assert sorted(done) == [0, 1]
+        assert len(fake.rows("usage")) == 100
 
 
 def test_the_rows_stand_in_clickhouse_after_the_barrier(client: Client, clients: Callable[[], Client]) -> None:
