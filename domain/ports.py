@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NewType, Protocol
 
 from domain.values import Position
 
@@ -47,6 +47,13 @@ class ClaimRequests:
     contents: list[int]
 
 
+Ticket = NewType("Ticket", int)
+"""Stands for a claim that was sent and whose answer is still to come."""
+
+TICKETS_MAX = 4
+"""Claims that a thread may have sent and not received: bounds memory and what is sent again after a failure."""
+
+
 class Claims(Protocol):
     """Records, for each idempotency key, who claimed it first."""
 
@@ -64,6 +71,23 @@ class Claims(Protocol):
             Fenced: a younger instance has taken over.
             ClaimsUnavailable: no answer within the bound.
         """
+        ...
+
+    def send(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> Ticket:
+        """Begin a `claim` and return without waiting for its answer; `receive` has that.
+
+        A thread receives its tickets in the order in which it sent them, and has at most `TICKETS_MAX`
+        under way. Claims of a partition take effect in the order of their sending. Where an error is
+        raised, here or by `receive`, none of the thread's tickets is under way any more: those not
+        received may or may not have claimed, as after a crash.
+
+        Raises:
+            As `claim` does; what can be known only from the answer is raised by `receive`.
+        """
+        ...
+
+    def receive(self, ticket: Ticket) -> dict[int, Claim]:
+        """Wait for what a `claim` would have returned or raised."""
         ...
 
     def forget(self, log_time_us: int) -> None:

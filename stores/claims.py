@@ -27,14 +27,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
+from itertools import count
 from typing import Any
 
-from domain.ports import Claim, ClaimRequests, ClaimsLost, Fenced, TallyError
+from domain.ports import TICKETS_MAX, Claim, ClaimRequests, ClaimsLost, Fenced, TallyError, Ticket
 from domain.values import FUTURE_SKEW_US
 from stores.claim_records import LAYOUT, Packed, bucket_names, pack, part, unpack
-from stores.redis_link import Argument, RedisLink
+from stores.pipe import Argument
+from stores.redis_link import RedisLink
 
 REDIS_VERSION_MIN = (6, 2)
 RESTORE_ROWS_MAX = 5_000
@@ -74,6 +79,8 @@ class RedisClaims:
         self._seed = 0
         self._incarnation: str | None = None
         self._forgotten = -1
+        self._numbers = count(1)
+        self._sent = _Sent()
 
     def examine(self) -> str:
         """Look whether the server will do, changing nothing; returns its version and address.
@@ -139,11 +146,29 @@ class RedisClaims:
 
     def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
         """Claim each key for its position, in one round trip; see `domain.ports.Claims.claim`."""
+        return self.receive(self.send(partition, start_offset, next_offset, requests))
+
+    def send(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> Ticket:
+        """Write a claim to the socket; see `domain.ports.Claims.send`."""
         assert self._incarnation is not None, "claim() before publish()"
         assert 0 <= start_offset <= next_offset < 2**48, "offsets take 6 bytes"
+        sent = self._sent.tickets
+        assert len(sent) < TICKETS_MAX, f"at most {TICKETS_MAX} tickets of a thread are under way: receive one"
         packed = self._pack(partition, requests)
         about: list[Argument] = [self._incarnation, partition, start_offset, next_offset]
-        replies = self._evaluate("claim", [[*about, item.runs, item.records] for item in packed])
+        ticket = Ticket(next(self._numbers))
+        sent.append((ticket, packed))
+        with self._forgetting():
+            self._link.send(self._calls("claim", [[*about, item.runs, item.records] for item in packed]))
+        return ticket
+
+    def receive(self, ticket: Ticket) -> dict[int, Claim]:
+        """Wait for a claim's answer; see `domain.ports.Claims.receive`."""
+        sent = self._sent.tickets
+        assert sent and sent[0][0] == ticket, "tickets are received in the order and by the thread of their sending"
+        with self._forgetting():
+            replies = self._accepted(self._link.receive())
+        _, packed = sent.popleft()
         firsts: dict[int, Claim] = {}
         for item, (_, indexes, values) in zip(packed, replies, strict=True):
             firsts |= unpack(item, indexes, values)
@@ -173,13 +198,30 @@ class RedisClaims:
         return pack(partition, requests, seed=self._seed, shards=len(self._metas), generation_us=self._generation_us)
 
     def _evaluate(self, mode: str, calls: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Call every shard; raise what any of them refused, first of all that this instance is too old."""
+        """Call every shard; raise what any of them refused."""
+        return self._accepted(self._link.evaluate(self._calls(mode, calls)))
+
+    def _calls(self, mode: str, calls: Sequence[Sequence[Argument]]) -> list[tuple[str, list[Argument]]]:
+        """For every shard: its meta hash, and the script's arguments."""
         parts = zip(self._metas, self._tokens, calls, strict=True)
-        replies = self._link.evaluate([(meta, [mode, token, *arguments]) for meta, token, arguments in parts])
+        return [(meta, [mode, token, *arguments]) for meta, token, arguments in parts]
+
+    def _accepted(self, replies: list[Any]) -> list[Any]:
+        """The replies; raises what any shard refused, first of all that this instance is too old."""
         refused: list[Any] = sorted((reply for reply in replies if reply[0] != 0), key=lambda reply: int(reply[0]))
         if refused:
             raise self._refusal(refused[0])
         return replies
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        """After an error none of the thread's tickets is under way any more."""
+        try:
+            yield
+        except BaseException:
+            self._sent.tickets.clear()
+            self._link.abandon()
+            raise
 
     def _refusal(self, reply: Sequence[Any]) -> TallyError:
         found = reply[-1].decode()
@@ -193,12 +235,12 @@ class RedisClaims:
             "restart, so that they are rebuilt from the ledger"
         )
 
-    def _refuse_unfit(self, info: Mapping[str, Any]) -> None:
-        version, where = str(info["redis_version"]), f"Redis at {self._link.address}"
+    def _refuse_unfit(self, info: Mapping[str, str]) -> None:
+        version, where = info["redis_version"], f"Redis at {self._link.address}"
         if tuple(int(part) for part in version.split(".")[:2]) < REDIS_VERSION_MIN:
             raise TallyError(f"{where} is version {version}: claims need 6.2 or later, upgrade it")
         policy = info.get("maxmemory_policy", "noeviction")
-        if info.get("maxmemory", 0) != 0 and policy != "noeviction":
+        if int(info.get("maxmemory", 0)) != 0 and policy != "noeviction":
             raise TallyError(
                 f"{where} may evict claims (maxmemory-policy {policy}), and usage would be counted twice: "
                 "set maxmemory-policy noeviction, or give the claims a Redis of their own"
@@ -233,3 +275,10 @@ class RedisClaims:
         for begin in range(0, len(keys), UNLINK_KEYS_MAX):
             self._link.do("UNLINK", *keys[begin : begin + UNLINK_KEYS_MAX])
         self._link.do("HDEL", meta, f"g{generation}")
+
+
+class _Sent(threading.local):
+    """A thread's tickets that are not received yet, the oldest first, with what was sent."""
+
+    def __init__(self) -> None:
+        self.tickets: deque[tuple[Ticket, list[Packed]]] = deque()

@@ -10,21 +10,21 @@ for a refusal that waiting does not cure. Messages never hold the password.
 from __future__ import annotations
 
 import re
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha1
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthorizationError, ClusterDownError, NoScriptError, TryAgainError
-from redis.retry import Retry
+from redis.maint_notifications import MaintNotificationsConfig
 
 from domain.ports import ClaimsLost, ClaimsUnavailable, TallyError
+from stores.pipe import Argument, Connection, Pipe
 
 T = TypeVar("T")
-Argument = str | int | bytes
 
 SOCKET_TIMEOUT_SECONDS_MAX = 10.0
 BACKOFF_SECONDS_MIN = 0.02
@@ -32,10 +32,12 @@ BACKOFF_SECONDS_MAX = 1.0
 _PASSING = re.compile(r"\b(BUSY|LOADING|READONLY|OOM|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF)\b")
 """Codes of refusals that pass by themselves or by an operator's hand. Before Redis 7, one met inside
 a script stands in the middle of the message."""
+_SERVER = None
+"""What a pipe calls the one server."""
 
 
 class RedisLink:
-    """Commands and one script on one server; for any number of threads."""
+    """Commands and one script on one server; for any number of threads, each with a connection of its own."""
 
     def __init__(self, url: str, *, script: bytes, wait_seconds: float) -> None:
         self.address = _address(url)
@@ -44,62 +46,120 @@ class RedisLink:
         self._sha = sha1(script, usedforsecurity=False).hexdigest()
         self._run_id: str | None = None
         timeout_seconds = min(wait_seconds, SOCKET_TIMEOUT_SECONDS_MAX)
-        connected: Any = self._connected
-        self._redis: Any = redis.Redis.from_url(
+        pool = redis.ConnectionPool.from_url(
             url,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-            redis_connect_func=connected,
+            protocol=2,
+            driver_info=None,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
+        self._new_connection: Callable[[], Any] = lambda: pool.connection_class(**pool.connection_kwargs)
+        self._own = threading.local()
+        self._pipes: list[Pipe] = []
+        self._pipes_lock = threading.Lock()
 
-    def meet(self) -> dict[str, Any]:
+    def meet(self) -> Mapping[str, str]:
         """From now on only the server process that answers now will do. Returns its INFO."""
         self._run_id = None
-        self._redis.connection_pool.disconnect()
-        info: dict[str, Any] = self._retried(self._redis.info)
-        self._run_id = str(info["run_id"])
+        self.close()
+        info = _parsed(self.do("INFO"))
+        self._run_id = info["run_id"]
         return info
 
     def do(self, *command: Argument) -> Any:
-        """One command; its reply as redis-py gives it, texts as bytes."""
-        return self._retried(lambda: self._redis.execute_command(*command))
+        """One command; its reply, texts as bytes. Not while rounds of this thread are under way."""
+        return self._now([command])[0]
 
     def fields(self, key: str) -> dict[bytes, bytes]:
         """All fields of a hash; empty if there is none."""
-        found: dict[bytes, bytes] = self._retried(lambda: self._redis.hgetall(key))
-        return found
+        found = self.do("HGETALL", key)
+        return dict(zip(found[::2], found[1::2], strict=True))
 
     def evaluate(self, calls: Sequence[tuple[str, Sequence[Argument]]]) -> list[Any]:
         """Run the script once for each (key, arguments), in one round trip, and return its replies."""
-        return self._retried(lambda: self._evaluate(calls))
+        self.send(calls)
+        assert self.under_way == 1, "not while rounds of this thread are under way"
+        return self.receive()
+
+    def send(self, calls: Sequence[tuple[str, Sequence[Argument]]]) -> None:
+        """Let the script run once for each (key, arguments); `receive` has the replies.
+
+        Raises:
+            ClaimsLost, TallyError: of a new connection. What fails in passing is left to `receive`.
+        """
+        pipe = self._pipe()
+        self._guarded(pipe, lambda: pipe.send([(_SERVER, self._eval(*call)) for call in calls]))
+
+    def receive(self) -> list[Any]:
+        """Wait for the replies to the oldest round that this thread sent.
+
+        Raises:
+            ClaimsLost, ClaimsUnavailable, TallyError: this thread's rounds are then forgotten.
+        """
+        pipe = self._pipe()
+        return self._guarded(pipe, lambda: self._retried(pipe.collect)).replies
+
+    @property
+    def under_way(self) -> int:
+        """How many rounds this thread has sent and not received."""
+        return len(self._pipe().rounds)
+
+    def abandon(self) -> None:
+        """Forget what this thread has under way."""
+        self._pipe().abandon()
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
-        self._redis.close()
+        with self._pipes_lock:
+            for pipe in self._pipes:
+                pipe.disconnect()
 
-    def _evaluate(self, calls: Sequence[tuple[str, Sequence[Argument]]]) -> list[Any]:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for key, arguments in calls:
-                pipe.execute_command("EVALSHA", self._sha, 1, key, *arguments)
-            replies: list[Any] = pipe.execute(raise_on_error=False)
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        if any(isinstance(error, NoScriptError) for error in errors):
-            self._redis.script_load(self._script)
-            return self._evaluate(calls)
-        if errors:
-            raise errors[0]
-        return replies
+    def _eval(self, key: str, arguments: Sequence[Argument]) -> Sequence[Argument]:
+        return ("EVALSHA", self._sha, 1, key, *arguments)
 
-    def _connected(self, connection: Any) -> None:
-        """On each new connection: refuse another server process than the one that was met."""
-        connection.on_connect()
+    def _now(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        pipe = self._pipe()
+        assert not pipe.rounds, "not while rounds of this thread are under way"
+        self._guarded(pipe, lambda: pipe.send([(_SERVER, command) for command in commands]))
+        return self.receive()
+
+    def _pipe(self) -> Pipe:
+        pipe: Pipe | None = getattr(self._own, "pipe", None)
+        if pipe is None:
+            pipe = self._own.pipe = Pipe(self._connect)
+            with self._pipes_lock:
+                self._pipes.append(pipe)
+        return pipe
+
+    @staticmethod
+    def _guarded(pipe: Pipe, act: Callable[[], T]) -> T:
+        """After an error nothing of a pipe is under way any more."""
+        try:
+            return act()
+        except BaseException:
+            pipe.abandon()
+            raise
+
+    def _connect(self, server: None) -> Connection:
+        """A connection to the server process that was met, which knows the script."""
+        connection = self._new_connection()
+        try:
+            connection.connect()
+            self._recognise(connection)
+            connection.send_command("SCRIPT", "LOAD", self._script)
+            connection.read_response()
+        except BaseException:
+            connection.disconnect()
+            raise
+        found: Connection = connection
+        return found
+
+    def _recognise(self, connection: Any) -> None:
         if self._run_id is None:
             return
         connection.send_command("INFO", "server")
-        found = re.search(rb"run_id:(\w+)", connection.read_response())
-        if found is None or found[1].decode() != self._run_id:
-            connection.disconnect()
+        if _parsed(connection.read_response()).get("run_id") != self._run_id:
             raise ClaimsLost(
                 f"Redis at {self.address} is another server process than at the start (restarted or failed over) "
                 "and may have lost claims: restart, so that they are rebuilt from the ledger"
@@ -123,16 +183,22 @@ class RedisLink:
 
 
 def _passes(error: redis.RedisError) -> bool:
-    """Whether trying again can help."""
+    """Whether trying again, on a new connection that loads the script, can help."""
     match error:
         case redis.AuthenticationError() | AuthorizationError():
             return False
         case redis.ConnectionError() | redis.TimeoutError() | redis.ReadOnlyError() | redis.OutOfMemoryError():
             return True
-        case ClusterDownError() | TryAgainError():
+        case ClusterDownError() | TryAgainError() | NoScriptError():
             return True
         case _:
             return _PASSING.search(str(error)) is not None
+
+
+def _parsed(info: bytes) -> dict[str, str]:
+    """The fields of a reply to INFO."""
+    lines = (line.partition(":") for line in info.decode().splitlines())
+    return {name: value for name, colon, value in lines if colon}
 
 
 def _address(url: str) -> str:

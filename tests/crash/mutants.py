@@ -9,7 +9,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 import flows.start
 from cli.main import app
-from domain.ports import Claim, ClaimRequests
+from domain.ports import Claim, ClaimRequests, Ticket
 from domain.values import Position
 from sinks.buffer import Item
 from sinks.clickhouse import ClickHouseSink
@@ -22,7 +22,19 @@ class SeenSet(RedisClaims):
     It notes position and content of the first, so that, undisturbed, it reports what the real store does.
     """
 
-    def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._answers: dict[Ticket, dict[int, Claim]] = {}
+
+    def send(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> Ticket:
+        ticket = Ticket(next(self._numbers))
+        self._answers[ticket] = self._seen(partition, requests)
+        return ticket
+
+    def receive(self, ticket: Ticket) -> dict[int, Claim]:
+        return self._answers.pop(ticket)
+
+    def _seen(self, partition: int, requests: ClaimRequests) -> dict[int, Claim]:
         places = zip(requests.offsets, requests.indexes, requests.contents, strict=True)
         seen = {}
         for i, (offset, element, content) in enumerate(places):

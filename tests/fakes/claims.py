@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from threading import Lock
+from threading import Lock, local
 
-from domain.ports import Claim, ClaimRequests, ClaimsLost, Fenced
+from domain.ports import TICKETS_MAX, Claim, ClaimRequests, ClaimsLost, Fenced, TallyError, Ticket
 from domain.values import FUTURE_SKEW_US, Position
 
 Key = tuple[str, str]
@@ -42,6 +43,8 @@ class FakeClaims:
         self._token = 0
         self._incarnation: int | None = None
         self._forgotten = -1
+        self._numbers = count(1)
+        self._sent = _Sent()
 
     def take_over(self) -> int:
         with self._server.lock:
@@ -67,6 +70,30 @@ class FakeClaims:
             self._incarnation = self._server.incarnation = next(_incarnations)
 
     def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
+        return self.receive(self.send(partition, start_offset, next_offset, requests))
+
+    def send(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> Ticket:
+        sent = self._sent.tickets
+        assert len(sent) < TICKETS_MAX, f"at most {TICKETS_MAX} tickets of a thread are under way: receive one"
+        ticket = Ticket(next(self._numbers))
+        try:
+            sent.append((ticket, self._claim_all(partition, start_offset, next_offset, requests)))
+        except TallyError as error:
+            sent.append((ticket, error))
+        return ticket
+
+    def receive(self, ticket: Ticket) -> dict[int, Claim]:
+        sent = self._sent.tickets
+        assert sent and sent[0][0] == ticket, "tickets are received in the order and by the thread of their sending"
+        _, answer = sent.popleft()
+        if isinstance(answer, TallyError):
+            sent.clear()
+            raise answer
+        return answer
+
+    def _claim_all(
+        self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests
+    ) -> dict[int, Claim]:
         with self._server.lock:
             self._check_token()
             assert self._incarnation is not None, "claim() before publish()"
@@ -137,6 +164,13 @@ class FakeClaims:
             for other in found:
                 del self._server.generations[other][key]
             self._server.generations.setdefault(generation, {})[key] = mine
+
+
+class _Sent(local):
+    """A thread's tickets that are not received yet, the oldest first, with their answers."""
+
+    def __init__(self) -> None:
+        self.tickets: deque[tuple[Ticket, dict[int, Claim] | TallyError]] = deque()
 
 
 def _rank(claim: Position, mine: Position) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.decode import BatchDecoder
-from domain.ports import Claim, ClaimRequests, Claims, ClaimsLost, ClaimsUnavailable, Fenced
+from domain.ports import Claim, ClaimRequests, Claims, ClaimsLost, ClaimsUnavailable, Fenced, Ticket
 from domain.values import Batch, Position, RawBatch, Reason
 from operators.decode import decode
 from operators.deduplicate import deduplicate
@@ -123,8 +123,14 @@ class Recorder:
         self._error = error
 
     def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
+        return self.receive(self.send(partition, start_offset, next_offset, requests))
+
+    def send(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> Ticket:
         self.calls.append(Call(partition, start_offset, next_offset, requests.ids))
-        if self._error is not None and len(self.calls) == 2:
+        return Ticket(len(self.calls))
+
+    def receive(self, ticket: Ticket) -> dict[int, Claim]:
+        if self._error is not None and ticket == 2:
             raise self._error
         return {}
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from urllib.parse import urlencode
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +16,6 @@ from tests.stores.claim_stores import (
     Event,
     FakeStore,
     Instance,
-    RedisStore,
     Row,
     Store,
     claim,
@@ -31,17 +29,6 @@ A, B = Event("a"), Event("b")
 PROPERTY = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-
-@pytest.fixture(params=["fake", "redis, 1 shard", "redis, 3 shards"])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    if request.param == "fake":
-        yield FakeStore()
-        return
-    url = f"{request.getfixturevalue('redis_url')}?{urlencode({'db': 5})}"
-    redis_store = RedisStore(url, shards=int(request.param.split()[1]))
-    redis_store.flush()
-    yield redis_store
 
 
 def test_first_come_first_claimed(store: Store) -> None:
