@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-crash lint format docs bench clean
+.PHONY: help demo test test-crash lint format docs bench services clean
 
 help:
 	@echo "make demo        see what tallyflow does, with embedded engines and sample events"
@@ -17,6 +17,7 @@ help:
 	@echo "make format      let ruff rewrite the code"
 	@echo "make docs        write the reference pages anew"
 	@echo "make bench       measure"
+	@echo "make services    Kafka, Redis and ClickHouse on loopback until Ctrl-C; needs Java 17 and Maven"
 	@echo "make clean       remove the virtual environment and everything generated"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -51,6 +52,9 @@ docs: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench
 
+services: $(STAMP)
+	@exec $(BIN)/python -m tests.services
+
 clean:
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .services build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

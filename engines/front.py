@@ -57,6 +57,8 @@ class ClickHouseFront:
         read_only: refuse everything that changes data or writes files (`readonly = 2`: a query may
             still bring settings). GET requests are always read-only, as in ClickHouse.
         queries_max: more than this wait their turn, up to `QUERY_WAIT_SECONDS_MAX`.
+        port: 0 for any that is free.
+        password: made anew if none is given.
     """
 
     def __init__(
@@ -66,10 +68,13 @@ class ClickHouseFront:
         *,
         read_only: bool = True,
         queries_max: int = QUERIES_MAX,
+        port: int = 0,
+        password: str | None = None,
     ) -> None:
         self.engine = engine
         self.read_only = read_only
-        self.password = secrets.token_urlsafe(32)
+        self.password = password or secrets.token_urlsafe(32)
+        self._port = port
         self.tag = f"tallyflow-front-{secrets.token_hex(8)}"
         self.turns = threading.BoundedSemaphore(queries_max)
         self.timezone = ""
@@ -96,9 +101,9 @@ class ClickHouseFront:
         with closing(self.engine.connection()) as connection:
             self.timezone = connection.query("SELECT timezone()", "TSVRaw").bytes().decode().strip()
         try:
-            self._server = _Server(("127.0.0.1", 0), _Handler)
+            self._server = _Server(("127.0.0.1", self._port), _Handler)
         except OSError as error:
-            raise TallyError(f"cannot listen on 127.0.0.1: {error}") from error
+            raise TallyError(f"cannot listen on 127.0.0.1:{self._port}: {error}") from error
         self._server.front = self
         host, port = "127.0.0.1", self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="clickhouse-front", daemon=True).start()

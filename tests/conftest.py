@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from hypothesis import settings
 
 from engines.redis_server import RedisServer
+from tests.services.clickhouse import ClickHouse
+from tests.services.jars import Unavailable
+from tests.services.kafka import Kafka
 
 settings.register_profile("tallyflow", deadline=None)  # a busy machine is no fault
 settings.load_profile("tallyflow")
@@ -22,3 +26,26 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory: Path = tmp_path_factory.mktemp("redis")
     with RedisServer(directory) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A real broker of this test run, started for the first test that asks. Shared: name your topics after your test.
+
+    Whoever stops it starts it again. Without Java or Maven its tests are skipped; with `CI` set they fail.
+    """
+    try:
+        server = Kafka(tmp_path_factory.mktemp("kafka"))
+    except Unavailable as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs Kafka: {missing}", pytrace=False)
+        pytest.skip(f"NOT TESTED without Kafka: {missing}")
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    """ClickHouse's HTTP interface in a process of its own, migrated. Shared: whoever writes cleans up."""
+    with ClickHouse(tmp_path_factory.mktemp("clickhouse")) as server:
+        yield server
