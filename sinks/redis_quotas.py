@@ -1,0 +1,202 @@
+"""Quota hashes and channels on one Redis server or a Redis Cluster, reached with patience.
+
+Calls that fail in passing (network, start, failover, full memory, slots that move) are repeated with growing
+pauses for a bounded time; every call bears repetition. Then, and for a refusal that waiting does not cure, a
+`TallyError` says what to do. Messages never hold the password.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthorizationError, ClusterDownError, NoScriptError, TryAgainError
+from redis.retry import Retry
+
+from domain.ports import TallyError
+from domain.signals_json import QuotaField, instant_text, quota_key, quota_value
+from domain.values import DAY_US
+
+T = TypeVar("T")
+
+KEEP_US = 7 * DAY_US
+"""A subject's hash is kept this long after the last of its periods: readers take such a quota as unused anyway."""
+
+SOCKET_TIMEOUT_SECONDS_MAX = 5.0
+_PAUSE_SECONDS_MIN = 0.02
+_PAUSE_SECONDS_MAX = 1.0
+_PASSING = re.compile(r"\b(BUSY|LOADING|READONLY|OOM|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF)\b")
+
+_SCRIPT = files(__package__).joinpath("quota.lua").read_bytes()
+_SHA = sha1(_SCRIPT, usedforsecurity=False).hexdigest()
+_RESTORED_KEY = "tallyflow:quotas:restored"
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Quotas:
+    """Writes of one thread. `give_up` may be called by another.
+
+    Args:
+        url: redis://, rediss:// or unix://; of a cluster, any of its nodes.
+        wait_seconds: How long a call that fails in passing is repeated.
+        now_us: The clock that expiry goes by.
+    """
+
+    def __init__(self, url: str, *, wait_seconds: float, now_us: Callable[[], int]) -> None:
+        self._url = url
+        self._wait_seconds = wait_seconds
+        self._now_us = now_us
+        self._given_up = threading.Event()
+        self._client: Any = None
+        self._is_cluster = False
+
+    def write(self, fields: Sequence[QuotaField], *, live: bool) -> int:
+        """Write the fields that are not older than what is there; returns how many.
+
+        Args:
+            fields: Of many subjects; those of a period that ended long ago are left out.
+            live: Whether they come from the running flow, in order; else a change of plans is left as it is.
+        """
+        now_us = self._now_us()
+        calls = list(self._calls([f for f in fields if f.period_end_us + KEEP_US > now_us], now_us // 1000, live))
+        return sum(self._retried(lambda: self._evaluate(calls))) if calls else 0
+
+    def publish(self, channel: str, messages: Sequence[bytes]) -> None:
+        """Publish messages, in order. When some of them fail, all are sent again."""
+        self._retried(lambda: self._pipelined([("PUBLISH", channel, message) for message in messages]))
+
+    def was_restored(self) -> bool:
+        """Whether this very server process was given everything before, and was not flushed since.
+
+        Of a cluster this is not known: one of its nodes may have lost its part.
+        """
+        run_id = self._retried(self._run_id)
+        return run_id is not None and self._retried(lambda: self._redis().get(_RESTORED_KEY)) == run_id
+
+    def note_restored(self) -> None:
+        """Record that this server process was given everything."""
+        run_id = self._retried(self._run_id)
+        if run_id is not None:
+            self._retried(lambda: self._redis().set(_RESTORED_KEY, run_id))
+
+    def give_up(self) -> None:
+        """Let a call under way fail soon, and every later one at once."""
+        self._given_up.set()
+
+    def rest(self, seconds: float) -> None:
+        """Do nothing for a while, unless told to give up."""
+        self._given_up.wait(seconds)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+
+    def _calls(self, fields: Sequence[QuotaField], now_ms: int, live: bool) -> Iterator[tuple[Any, ...]]:
+        """Of a server one call for all fields; of a cluster one for each subject."""
+        groups: dict[str, list[QuotaField]] = {}
+        if self._retried(self._redis) and self._is_cluster:
+            for field in fields:
+                groups.setdefault(field.subject, []).append(field)
+        elif fields:
+            groups[""] = list(fields)
+        for group in groups.values():
+            entries = [
+                (
+                    f.feature,
+                    (f.period_end_us + KEEP_US) // 1000,
+                    f.era,
+                    instant_text(f.period_start_us),
+                    f.inputs,
+                    f.plan,
+                    quota_value(f),
+                )
+                for f in group
+            ]
+            keys = [quota_key(f.subject) for f in group]
+            yield ("EVALSHA", _SHA, len(keys), *keys, _pack((now_ms, live, entries)))
+
+    def _evaluate(self, calls: list[tuple[Any, ...]]) -> list[Any]:
+        try:
+            return self._pipelined(calls)
+        except NoScriptError:
+            self._redis().script_load(_SCRIPT.decode())
+            return self._pipelined(calls)
+
+    def _pipelined(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        client = self._redis()
+        with client.pipeline() if self._is_cluster else client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            replies: list[Any] = pipe.execute(raise_on_error=False)
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        if errors:
+            raise errors[0]
+        return replies
+
+    def _redis(self) -> Any:
+        """The client; of a cluster if the server says so."""
+        if self._client is None:
+            timeout = min(self._wait_seconds, SOCKET_TIMEOUT_SECONDS_MAX)
+            options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+            client = redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), **options)
+            self._is_cluster = bool(client.info("cluster").get("cluster_enabled"))
+            if self._is_cluster:
+                client.close()
+                self._client = redis.RedisCluster.from_url(self._url, **options)
+            else:
+                self._client = client
+        return self._client
+
+    def _run_id(self) -> bytes | None:
+        client = self._redis()
+        return None if self._is_cluster else str(client.info("server")["run_id"]).encode()
+
+    def _retried(self, attempt: Callable[[], T]) -> T:
+        give_up, pause = time.monotonic() + self._wait_seconds, _PAUSE_SECONDS_MIN
+        while True:
+            try:
+                return attempt()
+            except (redis.RedisError, redis.RedisClusterException) as error:
+                if not _passes(error):
+                    raise TallyError(
+                        f"Redis at {_address(self._url)} refused to take signals or quotas ({error}): "
+                        "check TALLY_REDIS_URL and what its user may do"
+                    ) from error
+                if time.monotonic() + pause > give_up or self._given_up.is_set():
+                    raise TallyError(
+                        f"Redis at {_address(self._url)} did not take signals and quotas in {self._wait_seconds:g} s "
+                        f"({error}). Nothing is lost: the flow resumes at its last snapshot once Redis answers."
+                    ) from error
+            self._given_up.wait(pause)
+            pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether trying again can help."""
+    match error:
+        case redis.AuthenticationError() | AuthorizationError():
+            return False
+        case redis.ConnectionError() | redis.TimeoutError() | redis.ReadOnlyError() | redis.OutOfMemoryError():
+            return True
+        case ClusterDownError() | TryAgainError():
+            return True
+        case redis.RedisClusterException():
+            return True
+        case _:
+            return _PASSING.search(str(error)) is not None
+
+
+def _address(url: str) -> str:
+    """The URL without user and password (nor query, which may hold them)."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
