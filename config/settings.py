@@ -71,7 +71,12 @@ class Settings(BaseSettings):
         Field(None, description="ClickHouse's HTTP interface and the database. Not set: an embedded engine.")
     )
     data_dir: Path = Field(Path(".tally"), description="Directory of embedded engines and of recovery snapshots.")
-    batch_rows_max: int = Field(5000, ge=1, le=100_000, description="Most messages in one batch of a partition.")
+    batch_rows_max: int = Field(
+        20_000,
+        ge=1,
+        le=100_000,
+        description="Most messages in one batch of a partition. Only a backlog fills it: what is there goes on at once.",
+    )
     epoch_seconds: float = Field(
         5, ge=0.1, le=3600, description="How often a snapshot is taken: what a restart may have to read again."
     )

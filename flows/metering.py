@@ -14,10 +14,10 @@ from bytewax.inputs import Source
 from bytewax.outputs import FixedPartitionedSink
 
 from domain.catalog import History
+from domain.decode import BatchDecoder
 from domain.ports import Claims
 from domain.values import RawBatch
 from operators.aggregate import aggregate
-from operators.decode import decode
 from operators.deduplicate import deduplicate
 from operators.rate import rate
 from operators.watch_quotas import watch_quotas
@@ -47,8 +47,7 @@ def build(
     """
     flow = Dataflow("metering")
     raw = op.input("source", flow, source)
-    decoded = decode("decode", raw, history)
-    batches = deduplicate("deduplicate", decoded, claims)
+    batches = deduplicate("deduplicate", raw, BatchDecoder(history).decode, claims)
     updates = aggregate("aggregate", batches, history, shards, partitions)
     rated = rate("rate", updates, history)
     watched = watch_quotas("watch_quotas", rated, history, now_us)

@@ -1,34 +1,63 @@
-"""deduplicate: claim every event's idempotency key for its position; reject what is somebody else's."""
+"""decode and deduplicate: validate every event, claim every event's idempotency key for its position; reject what is somebody else's."""
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import Stream
 
-from domain.ports import Claim, ClaimRequests, Claims
+from domain.ports import TICKETS_MAX, Claim, ClaimRequests, Claims, Ticket
 from domain.values import Batch, Events, Position, RawBatch, Reason, Refusal
 
 
 @operator
-def deduplicate(step_id: str, up: Stream[Batch], claims: Claims) -> Stream[Batch]:
-    """Move events whose key another position claimed first from a batch's events to its rejects.
+def deduplicate(
+    step_id: str, up: Stream[RawBatch], decode: Callable[[RawBatch], Batch], claims: Claims
+) -> Stream[Batch]:
+    """Decode batches, and move events whose key another position claimed first to the rejects.
 
-    The store is called for every batch, also for one without events, so that it can tell whether it
-    holds every claim before this one. What it raises stops the flow; nothing passes unclaimed.
+    One step, so that the store works on a batch while the next one is decoded. It is called for every
+    batch, also for one without events, so that it can tell whether it holds every claim before this one.
+    What it raises stops the flow; nothing passes unclaimed.
+
+    Args:
+        step_id: Unique id of this step.
+        up: Batches as received, in order of offset within a partition.
+        decode: Says of every event of a batch whether it is accepted but for repeats.
+        claims: Who claimed an idempotency key first.
     """
 
-    def claim(batch: Batch) -> Batch:
-        raw, events = batch.raw, batch.events
-        requests = ClaimRequests(
-            events.offsets, events.indexes, events.log_times_us, events.sources, events.ids, events.contents
-        )
-        taken = claims.claim(raw.partition, raw.start_offset, raw.next_offset, requests)
-        for i, first in taken.items():
-            _reject(batch, events, i, first)
-        return Batch(raw, events.without(taken), batch.rejects)
+    def claim(raws: list[RawBatch]) -> list[Batch]:
+        passed: list[Batch] = []
+        sent: deque[tuple[Batch, Ticket]] = deque()
+        for raw in raws:
+            batch = decode(raw)
+            if len(sent) == TICKETS_MAX:
+                passed.append(_without_repeats(claims, *sent.popleft()))
+            sent.append((batch, _send(claims, batch)))
+        while sent:
+            passed.append(_without_repeats(claims, *sent.popleft()))
+        return passed
 
-    return op.map("claim", up, claim)
+    return op.flat_map_batch("claim", up, claim)
+
+
+def _send(claims: Claims, batch: Batch) -> Ticket:
+    raw, events = batch.raw, batch.events
+    requests = ClaimRequests(
+        events.offsets, events.indexes, events.log_times_us, events.sources, events.ids, events.contents
+    )
+    return claims.send(raw.partition, raw.start_offset, raw.next_offset, requests)
+
+
+def _without_repeats(claims: Claims, batch: Batch, ticket: Ticket) -> Batch:
+    taken = claims.receive(ticket)
+    for i, first in taken.items():
+        _reject(batch, batch.events, i, first)
+    return Batch(batch.raw, batch.events.without(taken), batch.rejects)
 
 
 def _reject(batch: Batch, events: Events, i: int, first: Claim) -> None:

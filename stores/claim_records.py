@@ -32,31 +32,38 @@ BUCKET_BYTES, DIGEST_BYTES, VALUE_BYTES = 3, 16, 21
 RECORD_BYTES = DIGEST_BYTES + VALUE_BYTES
 
 
+CALL_ROWS_MAX = 5_000
+"""Records of one call: bounds how long Redis serves nobody else (5,000 take about 10 ms)."""
+
+
 class Packed(NamedTuple):
-    """The part of a batch that one shard claims."""
+    """What one call claims: of a batch, (a part of) the records of one shard."""
 
     shard: int
-    rows: npt.NDArray[np.intp] | None
-    """The requests' indexes; None: all of them, in order."""
+    last: bool
+    """With this call the shard has been given all of the batch."""
+    rows: npt.NDArray[np.intp]
+    """The requests' indexes."""
     runs: bytes
     """Runs of equal generation: (generation u32, records u32), big-endian."""
     records: bytes
 
 
 def pack(partition: int, requests: ClaimRequests, *, seed: int, shards: int, generation_us: int) -> list[Packed]:
-    """One item for each shard, also for those with nothing to claim; order within a shard is kept."""
+    """The calls for every shard, also for those with nothing to claim; order within a shard is kept."""
     records = _records(partition, requests, seed)
     log_times = requests.log_times_us
     same = not log_times or min(log_times) // generation_us == max(log_times) // generation_us
     generations = [log_time // generation_us for log_time in (log_times[:1] if same else log_times)]
-    if shards == 1:
-        return [Packed(0, None, _runs(generations, len(records)), records.tobytes())]
     shard_of = records[:, DIGEST_BYTES - 4 : DIGEST_BYTES].copy().view("<u4").ravel() % shards
     packed = []
     for shard in range(shards):
-        rows = np.flatnonzero(shard_of == shard)
-        here = generations if same else [generations[row] for row in rows.tolist()]
-        packed.append(Packed(shard, rows, _runs(here, len(rows)), records[rows].tobytes()))
+        rows = np.flatnonzero(shard_of == shard) if shards > 1 else np.arange(len(records))
+        for begin in range(0, max(len(rows), 1), CALL_ROWS_MAX):
+            some = rows[begin : begin + CALL_ROWS_MAX]
+            here = generations if same else [generations[row] for row in some.tolist()]
+            last = begin + CALL_ROWS_MAX >= len(rows)
+            packed.append(Packed(shard, last, some, _runs(here, len(some)), records[some].tobytes()))
     return packed
 
 
@@ -65,20 +72,8 @@ def unpack(packed: Packed, indexes: Sequence[int], values: bytes) -> dict[int, C
     rows = np.frombuffer(values, dtype=np.uint8).reshape(-1, VALUE_BYTES)
     contents, *positions = (_numbers(rows[:, begin:end]) for begin, end in ((0, 8), (8, 12), (12, 18), (18, 21)))
     claims = map(Claim, map(Position, *positions), contents)
-    requests = indexes if packed.rows is None else cast(list[int], packed.rows[np.array(indexes, np.intp)].tolist())
+    requests = cast(list[int], packed.rows[np.array(indexes, np.intp)].tolist())
     return dict(zip(requests, claims, strict=True))
-
-
-def part(requests: ClaimRequests, rows: slice) -> ClaimRequests:
-    """Some of the requests, in their order."""
-    return ClaimRequests(
-        requests.offsets[rows],
-        requests.indexes[rows],
-        requests.log_times_us[rows],
-        requests.sources[rows],
-        requests.ids[rows],
-        requests.contents[rows],
-    )
 
 
 def bucket_names() -> list[str]:

@@ -37,15 +37,17 @@ from typing import Any
 
 from domain.ports import TICKETS_MAX, Claim, ClaimRequests, ClaimsLost, Fenced, TallyError, Ticket
 from domain.values import FUTURE_SKEW_US
-from stores.claim_records import LAYOUT, Packed, bucket_names, pack, part, unpack
+from stores.claim_records import LAYOUT, Packed, bucket_names, pack, unpack
 from stores.pipe import Argument
 from stores.redis_link import RedisLink
 
 REDIS_VERSION_MIN = (6, 2)
-RESTORE_ROWS_MAX = 5_000
-"""Rows of one restoring call: bounds how long Redis serves nobody else."""
 UNLINK_KEYS_MAX = 500
-"""Buckets dropped by one command, for the same reason."""
+"""Buckets dropped by one command: bounds how long Redis serves nobody else."""
+
+
+_Call = tuple[int, list[Argument]]
+"""A shard, and the script's arguments but for mode and token."""
 
 
 class RedisClaims:
@@ -127,9 +129,8 @@ class RedisClaims:
         Raises:
             Fenced, ClaimsLost, ClaimsUnavailable.
         """
-        for begin in range(0, len(requests.offsets), RESTORE_ROWS_MAX):
-            packed = self._pack(partition, part(requests, slice(begin, begin + RESTORE_ROWS_MAX)))
-            self._evaluate("restore", [["", partition, 0, 0, item.runs, item.records] for item in packed])
+        packed = self._pack(partition, requests)
+        self._evaluate("restore", [(item.shard, ["", partition, 0, 0, item.runs, item.records]) for item in packed])
 
     def publish(self, progress: Mapping[int, int]) -> None:
         """Store a new incarnation, and where each partition stands: never lower than what is stored.
@@ -141,11 +142,11 @@ class RedisClaims:
         """
         incarnation = secrets.token_hex(8)
         offsets = [number for item in progress.items() for number in item]
-        self._evaluate("publish", [[incarnation, *offsets]] * len(self._metas))
+        self._evaluate("publish", [(shard, [incarnation, *offsets]) for shard in range(len(self._metas))])
         self._incarnation = incarnation
 
     def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
-        """Claim each key for its position, in one round trip; see `domain.ports.Claims.claim`."""
+        """Claim each key for its position, see `domain.ports.Claims.claim`."""
         return self.receive(self.send(partition, start_offset, next_offset, requests))
 
     def send(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> Ticket:
@@ -155,11 +156,15 @@ class RedisClaims:
         sent = self._sent.tickets
         assert len(sent) < TICKETS_MAX, f"at most {TICKETS_MAX} tickets of a thread are under way: receive one"
         packed = self._pack(partition, requests)
-        about: list[Argument] = [self._incarnation, partition, start_offset, next_offset]
+        calls: list[_Call] = []
+        for item in packed:  # only the last call of a shard may say that the batch is claimed
+            about: list[Argument] = [self._incarnation, partition, start_offset]
+            end = next_offset if item.last else start_offset
+            calls.append((item.shard, [*about, end, item.runs, item.records]))
         ticket = Ticket(next(self._numbers))
         sent.append((ticket, packed))
         with self._forgetting():
-            self._link.send(self._calls("claim", [[*about, item.runs, item.records] for item in packed]))
+            self._link.send(self._calls("claim", calls))
         return ticket
 
     def receive(self, ticket: Ticket) -> dict[int, Claim]:
@@ -197,14 +202,13 @@ class RedisClaims:
     def _pack(self, partition: int, requests: ClaimRequests) -> list[Packed]:
         return pack(partition, requests, seed=self._seed, shards=len(self._metas), generation_us=self._generation_us)
 
-    def _evaluate(self, mode: str, calls: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Call every shard; raise what any of them refused."""
+    def _evaluate(self, mode: str, calls: Sequence[_Call]) -> list[Any]:
+        """Make the calls; raise what any shard refused."""
         return self._accepted(self._link.evaluate(self._calls(mode, calls)))
 
-    def _calls(self, mode: str, calls: Sequence[Sequence[Argument]]) -> list[tuple[str, list[Argument]]]:
-        """For every shard: its meta hash, and the script's arguments."""
-        parts = zip(self._metas, self._tokens, calls, strict=True)
-        return [(meta, [mode, token, *arguments]) for meta, token, arguments in parts]
+    def _calls(self, mode: str, calls: Sequence[_Call]) -> list[tuple[str, list[Argument]]]:
+        """For every call: its shard's meta hash, and the script's arguments."""
+        return [(self._metas[shard], [mode, self._tokens[shard], *arguments]) for shard, arguments in calls]
 
     def _accepted(self, replies: list[Any]) -> list[Any]:
         """The replies; raises what any shard refused, first of all that this instance is too old."""

@@ -21,7 +21,7 @@ def test_without_variables_everything_is_embedded() -> None:
     assert (settings.kafka_brokers, settings.redis_url, settings.clickhouse_url) == (None, None, None)
     assert settings.kafka_topic == "usage.events"
     assert settings.data_dir == Path(".tally")
-    assert (settings.batch_rows_max, settings.epoch_seconds, settings.shards) == (5000, 5, 64)
+    assert (settings.batch_rows_max, settings.epoch_seconds, settings.shards) == (20_000, 5, 64)
     assert (settings.claim_shards, settings.recovery_partitions) == (1, 4)
     assert (settings.flush_seconds, settings.flush_rows_max) == (1, 100_000)
     assert (settings.redis_wait_seconds, settings.clickhouse_wait_seconds) == (30, 30)

@@ -26,12 +26,8 @@ from tests.workload import generate, kitchen_sink_catalog
 
 STEP_IDS = [
     "metering.source",
-    "metering.decode",
-    "metering.decode.batch",
-    "metering.decode.batch.flat_map_batch",
     "metering.deduplicate",
     "metering.deduplicate.claim",
-    "metering.deduplicate.claim.flat_map_batch",
     "metering.aggregate",
     "metering.aggregate.partials",
     "metering.aggregate.partials.flat_map_batch",

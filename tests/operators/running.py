@@ -20,11 +20,11 @@ Y = TypeVar("Y")
 ACCEPT_WITHIN_US = 35 * 86_400_000_000
 
 
-def run(items: Iterable[X], operator: Callable[[Stream[X]], Stream[Y]]) -> list[Y]:
-    """What comes out of an operator for items put in one by one."""
+def run(items: Iterable[X], operator: Callable[[Stream[X]], Stream[Y]], at_once: int = 1) -> list[Y]:
+    """What comes out of an operator for items put in `at_once` at a time."""
     out: list[Y] = []
     flow = Dataflow("test")
-    op.output("out", operator(op.input("in", flow, TestingSource(items))), TestingSink(out))
+    op.output("out", operator(op.input("in", flow, TestingSource(items, at_once))), TestingSink(out))
     run_main(flow)
     return out
 

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.decode import BatchDecoder
-from domain.ports import Claim, ClaimRequests, Claims, ClaimsLost, ClaimsUnavailable, Fenced, Ticket
+from domain.ports import TICKETS_MAX, Claim, ClaimRequests, Claims, ClaimsLost, ClaimsUnavailable, Fenced, Ticket
 from domain.values import Batch, Position, RawBatch, Reason
-from operators.decode import decode
 from operators.deduplicate import deduplicate
 from tests.batches import history, payload, raw
 from tests.fakes.claims import ClaimServer
@@ -28,11 +27,11 @@ event_types: {call: {schema: {type: object, properties: {n: {type: integer}}}}}
 HISTORY = history(CATALOG)
 
 
-def deduplicated(batches: Sequence[RawBatch], claims: Claims) -> list[Batch]:
+def deduplicated(batches: Sequence[RawBatch], claims: Claims, at_once: int = 1) -> list[Batch]:
     def operator(up: Stream[RawBatch]) -> Stream[Batch]:
-        return deduplicate("deduplicate", decode("decode", up, HISTORY), claims)
+        return deduplicate("deduplicate", up, BatchDecoder(HISTORY).decode, claims)
 
-    return run(batches, operator)
+    return run(batches, operator, at_once)
 
 
 def call(id: str, n: int = 1, subject: str = "a") -> bytes:
@@ -56,6 +55,20 @@ def test_a_repeat_is_a_duplicate_and_other_content_a_conflict() -> None:
         assert (rejects.firsts, rejects.first_contents) == ([Position(0, 0, 0)], [content])
         assert (rejects.sources, rejects.ids, rejects.subjects) == (["s"], ["1"], ["a"])
         assert rejects.log_times_us == first.events.log_times_us[:1]
+
+
+def test_every_batch_is_split_into_events_and_rejects() -> None:
+    batches = [
+        raw([payload(id="a"), b"{", payload(id="b")]),
+        raw([], start=3),
+        raw([b"null"], start=3),
+        raw([payload(id="c")], partition=1),
+    ]
+    out = deduplicated(batches, fake_claims())
+    assert [batch.raw for batch in out] == batches
+    assert [batch.events.ids for batch in out] == [["a", "b"], [], [], ["c"]]
+    assert [batch.rejects.offsets for batch in out] == [[1], [], [3], []]
+    assert {reason for batch in out for reason in batch.rejects.reasons} == {Reason.MALFORMED}
 
 
 def test_a_key_is_the_source_and_the_id() -> None:
@@ -142,6 +155,37 @@ def test_claims_are_called_for_every_batch_in_order_also_for_an_empty_one() -> N
     recorder = Recorder()
     deduplicated([raw([call("1")]), raw([b"{", b"{"], start=1), raw([], start=3), raw([call("2")], start=3)], recorder)
     assert recorder.calls == [Call(0, 0, 1, ["1"]), Call(0, 1, 3, []), Call(0, 3, 3, []), Call(0, 3, 4, ["2"])]
+
+
+def test_the_store_works_while_the_next_batch_is_decoded() -> None:
+    done: list[str] = []
+
+    class Slow(Recorder):
+        def send(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> Ticket:
+            done.append(f"send {start_offset}")
+            return super().send(partition, start_offset, next_offset, requests)
+
+        def receive(self, ticket: Ticket) -> dict[int, Claim]:
+            done.append(f"receive {ticket - 1}")
+            return {}
+
+    def decode(batch: RawBatch) -> Batch:
+        done.append(f"decode {batch.start_offset}")
+        return BatchDecoder(HISTORY).decode(batch)
+
+    batches = [raw([call(str(i))], start=i) for i in range(TICKETS_MAX + 2)]
+    out = run(batches, lambda up: deduplicate("deduplicate", up, decode, Slow()), at_once=len(batches))
+    assert [batch.raw.start_offset for batch in out] == list(range(len(batches)))
+    sent = [step for i in range(TICKETS_MAX) for step in (f"decode {i}", f"send {i}")]
+    full = [f"decode {TICKETS_MAX}", "receive 0", f"send {TICKETS_MAX}"]
+    full += [f"decode {TICKETS_MAX + 1}", "receive 1", f"send {TICKETS_MAX + 1}"]
+    assert done == sent + full + [f"receive {i}" for i in range(2, len(batches))]
+
+
+def test_repeats_among_batches_under_way_are_found() -> None:
+    batches = [raw([call("1"), call(str(i))], start=2 * (i - 2)) for i in range(2, 12)]
+    out = deduplicated(batches, fake_claims(), at_once=10)
+    assert [batch.events.ids for batch in out] == [["1", "2"], *([str(i)] for i in range(3, 12))]
 
 
 def test_what_claims_raise_stops_the_flow() -> None:

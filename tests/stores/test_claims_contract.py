@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from domain.ports import Claim, ClaimsLost, Fenced
 from domain.values import Position
+from stores.claim_records import CALL_ROWS_MAX
 from tests.stores.claim_stores import (
     GENERATION_US,
     Event,
@@ -41,6 +42,17 @@ def test_first_come_first_claimed(store: Store) -> None:
 def test_repeats_in_one_batch_go_to_the_earliest_position(store: Store) -> None:
     claims = started(store)
     assert claim(claims, 0, 0, [A, B, A, A]) == {2: first(0, 0), 3: first(0, 0)}
+
+
+def test_a_batch_of_several_calls_is_one_batch(store: Store) -> None:
+    claims = started(store)
+    count = 2 * CALL_ROWS_MAX + 3
+    events = [Event(str(i % (count - 2))) for i in range(count)]
+    repeats = {count - 2: first(0, 0), count - 1: first(0, 1)}
+    assert claim(claims, 0, 0, events) == repeats
+    assert claim(claims, 0, 0, events) == repeats
+    assert claims.progress() == {0: count}
+    assert claim(claims, 1, 0, events[: CALL_ROWS_MAX + 1])[CALL_ROWS_MAX] == first(0, CALL_ROWS_MAX)
 
 
 def test_events_of_one_message_are_told_apart_by_index(store: Store) -> None:
