@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         20_000,
         ge=1,
         le=100_000,
-        description="Most messages in one batch of a partition. Only a backlog fills it: what is there goes on at once.",
+        description="Most messages in one batch of a partition. Only a backlog fills it: nothing is waited for.",
     )
     epoch_seconds: float = Field(
         5, ge=0.1, le=3600, description="How often a snapshot is taken: what a restart may have to read again."

@@ -1,4 +1,4 @@
-"""decode and deduplicate: validate every event, claim every event's idempotency key for its position; reject what is somebody else's."""
+"""decode and deduplicate: validate every event, claim its key for its position, reject what is somebody else's."""
 
 from __future__ import annotations
 
