@@ -101,6 +101,16 @@ class Settings(BaseSettings):
     redis_wait_seconds: float = Field(
         30, ge=0.1, le=3600, description="How long to wait for an unreachable Redis before the flow stops."
     )
+    lease_seconds: float = Field(
+        10,
+        ge=1,
+        le=600,
+        description="How long a process that was killed may keep its place from its successor on another machine. "
+        "A process that is paused for longer stops.",
+    )
+    start_wait_seconds: float = Field(
+        60, ge=1, le=3600, description="How long the processes of a deployment wait for each other at the start."
+    )
     clickhouse_wait_seconds: float = Field(
         30, ge=0.1, le=3600, description="How long to wait for an unreachable ClickHouse before the flow stops."
     )

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from domain.ports import TICKETS_MAX, Claim, ClaimRequests, ClaimsLost, Fenced, TallyError, Ticket
 from domain.values import FUTURE_SKEW_US
@@ -50,11 +50,23 @@ _Call = tuple[int, list[Argument]]
 """A shard, and the script's arguments but for mode and token."""
 
 
+class Session(NamedTuple):
+    """What the claims of one start have in common: `adopt` makes another process part of it."""
+
+    tokens: list[int]
+    """By shard."""
+    seed: int
+    incarnation: str
+    servers: list[str]
+    """The server processes that the start met."""
+
+
 class RedisClaims:
     """Implements `domain.ports.Claims` and `ClaimsAdmin` on one Redis (6.2 or later).
 
     Order of use: `take_over`, `progress`, `restore`, `publish`; then `claim` and `forget`, from any
-    number of threads. Offsets must be below 2^48, indexes below 2^24.
+    number of threads. Another process of the same start calls `adopt` instead, with the first's `session`.
+    Offsets must be below 2^48, indexes below 2^24.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
@@ -144,6 +156,29 @@ class RedisClaims:
         offsets = [number for item in progress.items() for number in item]
         self._evaluate("publish", [(shard, [incarnation, *offsets]) for shard in range(len(self._metas))])
         self._incarnation = incarnation
+
+    def session(self) -> Session:
+        """What another process needs to be part of this start; after `publish`."""
+        assert self._incarnation is not None, "session() before publish()"
+        return Session(self._tokens, self._seed, self._incarnation, self._link.servers)
+
+    def adopt(self, session: Session) -> None:
+        """Become part of a start whose claims another process has taken over, restored and published.
+
+        Raises:
+            ClaimsLost: here other server processes answer than there.
+            TallyError: the server is too old or may evict keys.
+            ClaimsUnavailable: no answer within the bound.
+        """
+        assert len(session.tokens) == len(self._metas), "the processes of a start have the same number of claim shards"
+        self._refuse_unfit(self._link.meet())
+        if self._link.servers != session.servers:
+            raise ClaimsLost(
+                f"Redis at {self._link.address} is another server process than the one that the leader of this start "
+                "met: give every process the same TALLY_REDIS_URL, and start again"
+            )
+        self._tokens, self._seed, self._incarnation = session.tokens, session.seed, session.incarnation
+        self._forgotten = -1
 
     def claim(self, partition: int, start_offset: int, next_offset: int, requests: ClaimRequests) -> dict[int, Claim]:
         """Claim each key for its position, see `domain.ports.Claims.claim`."""

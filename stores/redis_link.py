@@ -67,6 +67,12 @@ class RedisLink:
         self._run_id = info["run_id"]
         return info
 
+    @property
+    def servers(self) -> list[str]:
+        """The server processes that `meet` met."""
+        assert self._run_id is not None, "servers before meet()"
+        return [self._run_id]
+
     def do(self, *command: Argument) -> Any:
         """One command; its reply, texts as bytes. Not while rounds of this thread are under way."""
         return self._now([command])[0]
