@@ -13,15 +13,19 @@ from clickhouse_connect.driver.client import Client
 
 from cli.options import CatalogOption, DataDir, file_pattern, read_catalog, settings_with
 from config.catalog import load_catalog
+from config.clickhouse_client import clickhouse_options
+from config.redis_client import redis_options
 from config.settings import Settings
 from domain.instants import to_text
 from domain.ports import TallyError
 from engines import clickhouse
+from engines.clickhouse_server import named_errors
 from engines.data_directory import DataDirectory
 from engines.reader import open_reader
 from engines.redis_server import find_executable
 from flows.catalogs import DEFAULT_SAMPLE, judge_catalog
 from sinks import migrate
+from sinks.cluster import require_cluster
 from sources.files import matching
 from stores.claims import RedisClaims
 
@@ -80,7 +84,7 @@ def _applied(settings: Settings) -> Iterator[Client | None]:
     """A client of the database with the applied catalogs; None if there is none yet (another check says why)."""
     directory = DataDirectory(settings.data_dir)
     if settings.clickhouse_url is not None:
-        with clickhouse.connect(settings.clickhouse_url.get_secret_value()) as client:
+        with clickhouse.connect(**clickhouse_options(settings)) as client:
             yield client if client.command("EXISTS TABLE catalogs") else None
     elif directory.read("deployment") is None:
         yield None
@@ -104,6 +108,7 @@ def _redis(settings: Settings) -> str:
         shards=settings.claim_shards,
         accept_within_us=1,
         wait_seconds=min(settings.redis_wait_seconds, _REDIS_WAIT_SECONDS),
+        options=redis_options(settings),
     )
     try:
         return claims.examine()
@@ -115,8 +120,10 @@ def _clickhouse(settings: Settings) -> str:
     if settings.clickhouse_url is None:
         clickhouse.require_embedded()
         return "embedded"
-    with clickhouse.connect(settings.clickhouse_url.get_secret_value()) as client:
-        migrate.require_current(client)
+    with clickhouse.connect(**clickhouse_options(settings)) as client, named_errors():
+        if settings.clickhouse_cluster is not None:
+            require_cluster(client, settings.clickhouse_cluster)
+        migrate.require_current(client, settings.clickhouse_cluster)
         return f"version {client.server_version}, migrated"
 
 

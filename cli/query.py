@@ -12,6 +12,7 @@ import typer
 from clickhouse_connect.driver.client import Client
 
 from cli.options import DataDir, settings_with
+from config.clickhouse_client import clickhouse_options
 from config.settings import Settings
 from domain.ports import TallyError
 from engines import clickhouse
@@ -69,7 +70,7 @@ def _ended_by_ctrl_c() -> Iterator[None]:
 @contextmanager
 def _client(settings: Settings) -> Iterator[Client]:
     if settings.clickhouse_url is not None:
-        with clickhouse.connect(settings.clickhouse_url.get_secret_value()) as client:
+        with clickhouse.connect(**clickhouse_options(settings) | {"cluster": None}) as client:
             yield client
     else:
         with open_reader(DataDirectory(settings.data_dir), DATABASE) as client:

@@ -8,10 +8,10 @@ wherever settings are printed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -51,6 +51,21 @@ def _brokers(value: str) -> str:
     return value
 
 
+def _readable(value: Path) -> Path:
+    try:
+        with value.expanduser().open("rb"):
+            return value.expanduser()
+    except OSError as error:
+        raise PydanticCustomError(
+            "setting",
+            "cannot be read ({reason})",
+            {"reason": error.strerror or str(error), "remedy": "give the path of a PEM file that this user may read"},
+        ) from None
+
+
+PemFile = Annotated[Path, AfterValidator(_readable)]
+
+
 class Settings(BaseSettings):
     """Every setting; a field `x` is read from `TALLY_X`. An empty variable counts as not set."""
 
@@ -67,8 +82,43 @@ class Settings(BaseSettings):
     redis_url: Annotated[SecretStr, _url(("redis", "rediss", "unix"), "redis://:password@host:6379/0")] | None = Field(
         None, description="Redis, where claims are kept. Not set: an embedded server."
     )
+    redis_username: str | None = Field(None, description="Redis user (ACL); not needed with one in the address.")
+    redis_password: SecretStr | None = Field(None, description="Redis password; not needed with one in the address.")
+    redis_ca_file: PemFile | None = Field(
+        None,
+        description="PEM file of the authority that signed Redis's certificate. Not set: the system's.",
+    )
+    redis_certificate_file: PemFile | None = Field(None, description="PEM file of the certificate to show to Redis.")
+    redis_key_file: PemFile | None = Field(
+        None, description="PEM file of that certificate's key. Not set: it is in the certificate's file."
+    )
     clickhouse_url: Annotated[SecretStr, _url(("http", "https"), "http://user:password@host:8123/tallyflow")] | None = (
-        Field(None, description="ClickHouse's HTTP interface and the database. Not set: an embedded engine.")
+        Field(
+            None,
+            description="ClickHouse's HTTP interface and the database, else `tallyflow`. Not set: an embedded engine.",
+        )
+    )
+    clickhouse_user: str | None = Field(
+        None, description="ClickHouse user; not needed with one in the address. Neither: `default`."
+    )
+    clickhouse_password: SecretStr | None = Field(
+        None, description="ClickHouse password; not needed with one in the address."
+    )
+    clickhouse_ca_file: PemFile | None = Field(
+        None,
+        description="PEM file of the authority that signed ClickHouse's certificate. Not set: the system's.",
+    )
+    clickhouse_certificate_file: PemFile | None = Field(
+        None, description="PEM file of the certificate to show to ClickHouse; without a password it is the login too."
+    )
+    clickhouse_key_file: PemFile | None = Field(
+        None, description="PEM file of that certificate's key. Not set: it is in the certificate's file."
+    )
+    clickhouse_cluster: str | None = Field(
+        None,
+        pattern=r"^(\{[A-Za-z0-9_]+\}|[A-Za-z0-9_.-]+)$",
+        description="Cluster over whose replicas the tables are made and written (a name, or a macro such as "
+        "`{cluster}`). Not set: one server.",
     )
     data_dir: Path = Field(Path(".tally"), description="Directory of embedded engines and of recovery snapshots.")
     batch_rows_max: int = Field(
@@ -114,6 +164,56 @@ class Settings(BaseSettings):
     clickhouse_wait_seconds: float = Field(
         30, ge=0.1, le=3600, description="How long to wait for an unreachable ClickHouse before the flow stops."
     )
+    clickhouse_timeout_seconds: int = Field(
+        30, ge=1, le=3600, description="How long ClickHouse may be silent in the middle of a statement."
+    )
+
+    @model_validator(mode="after")
+    def _services_agree(self) -> Self:
+        """What belongs together is given together, and once."""
+        for service in ("redis", "clickhouse"):
+            _check_service(self, service)
+        if self.clickhouse_cluster is not None and self.clickhouse_url is None:
+            raise _contradiction(
+                "clickhouse_cluster", "is set, but no server is", "set TALLY_CLICKHOUSE_URL, or leave it out"
+            )
+        return self
+
+
+def _check_service(settings: Settings, service: str) -> None:
+    """Refuse credentials that are given twice, and TLS files for an address without TLS."""
+    url: SecretStr | None = getattr(settings, f"{service}_url")
+    user = "username" if service == "redis" else "user"
+    secure = {"redis": "rediss", "clickhouse": "https"}[service]
+    given = {
+        name for name in (user, "password", "ca_file", "certificate_file", "key_file")
+        if getattr(settings, f"{service}_{name}") is not None
+    }  # fmt: skip
+    address = f"{PREFIX}{service.upper()}_URL"
+    if url is None:
+        if given:
+            name = f"{service}_{min(given)}"
+            raise _contradiction(name, f"is set, but {address} is not", "set the address, or leave it out")
+        return
+    parts = urlsplit(url.get_secret_value())
+    for name, there in ((user, parts.username), ("password", parts.password)):
+        if name in given and there:
+            raise _contradiction(f"{service}_{name}", f"is set, but {address} has one too", "give it once")
+    files = sorted(given & {"ca_file", "certificate_file", "key_file"})
+    if files and parts.scheme != secure:
+        raise _contradiction(
+            f"{service}_{files[0]}",
+            f"is set, but {address} is {parts.scheme}://",
+            f"write {secure}://, or leave it out",
+        )
+    if "key_file" in given and "certificate_file" not in given:
+        name = f"{PREFIX}{service.upper()}_CERTIFICATE_FILE"
+        raise _contradiction(f"{service}_key_file", f"is set, but {name} is not", "give both")
+
+
+def _contradiction(name: str, message: str, remedy: str) -> PydanticCustomError:
+    """A setting that is fine by itself but not beside the others; its value is not shown."""
+    return PydanticCustomError("contradiction", "{message}", {"name": name, "message": message, "remedy": remedy})
 
 
 def load_settings() -> Settings:
@@ -130,9 +230,11 @@ def load_settings() -> Settings:
 
 
 def _explain(detail: dict[str, Any]) -> str:
-    name = str(detail["loc"][0])
     context = detail.get("ctx", {})
-    value = "(hidden)" if name.endswith("_url") else repr(detail["input"])
+    if detail["type"] == "contradiction":
+        return f"{PREFIX}{context['name'].upper()} {context['message']}; {context['remedy']}"
+    name = str(detail["loc"][0])
+    value = "(hidden)" if name.endswith(("_url", "_password")) else repr(detail["input"])
     message, remedy = str(detail["msg"]), str(context.get("remedy", ""))
     match detail["type"]:
         case "greater_than_equal":
@@ -143,6 +245,8 @@ def _explain(detail: dict[str, Any]) -> str:
             message, remedy = "is no integer", "write digits"
         case "float_parsing" | "finite_number":
             message, remedy = "is no number", "write a number such as 1.5"
+        case "string_pattern_mismatch" if name.endswith("_cluster"):
+            message, remedy = "is no cluster name", "use letters, digits and ._-, or one macro such as {cluster}"
         case "string_pattern_mismatch":
             message, remedy = "is no topic name", "use letters, digits and ._- (at most 249)"
     return f"{PREFIX}{name.upper()}={value} {message}; {remedy or 'correct it'}"

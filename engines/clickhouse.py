@@ -1,5 +1,7 @@
 """ClickHouse, embedded (chDB) or a server: clients for both.
 
+A server is reached by `connect` (see `engines.clickhouse_server`).
+
 chDB admits one process a directory and one directory a process. Within the process any number of
 clients may be open; each has session state of its own, and its calls are serialised, so a thread
 that should not wait for another takes a client of its own.
@@ -10,17 +12,16 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from domain.ports import TallyError
+from engines.clickhouse_server import UNKNOWN_DATABASE as UNKNOWN_DATABASE
+from engines.clickhouse_server import connect as connect
+from engines.clickhouse_server import refused
 
-UNKNOWN_DATABASE = 81
-"""ClickHouse's error code."""
-_AUTHENTICATION_FAILED = (193, 194, 516)
 _INSTALL = "install the extra `embedded` (pip install 'tallyflow[embedded]'), or set TALLY_CLICKHOUSE_URL"
 
 
@@ -71,7 +72,7 @@ class EmbeddedClickHouse:
         try:
             return clickhouse_connect.get_client(interface="chdb", path=str(self.path), database=database or "default")
         except ClickHouseError as error:
-            raise _refused(error, f"the embedded ClickHouse in {self.path}", database) from error
+            raise refused(error, f"the embedded ClickHouse in {self.path}", database) from error
 
     def connection(self) -> Connection:
         """A new raw connection, to be closed by its user; it takes and gives bytes in any format.
@@ -112,67 +113,3 @@ def require_embedded() -> None:
     """Raises TallyError, with a remedy, if the embedded engine is not installed."""
     if find_spec("chdb") is None:
         raise TallyError(f"the embedded ClickHouse needs the package chdb: {_INSTALL}")
-
-
-def connect(url: str, database: str | None = None) -> Client:
-    """A client of a ClickHouse server, safe to share between threads.
-
-    Args:
-        url: `http(s)://user:password@host:port/database`; what is missing is ClickHouse's default.
-        database: used instead of the URL's, which may not exist yet when migrations run.
-
-    Raises:
-        TallyError: the URL is wrong, or the server cannot be reached or refuses; it never shows the password.
-    """
-    parts, port = _split(url)
-    password = unquote(parts.password or "")
-    name = database or unquote(parts.path.strip("/")) or "default"
-    where = f"ClickHouse at {parts.hostname}" + (f":{port}" if port else "")
-    options: dict[str, Any] = {"port": port} if port else {}
-    try:
-        return clickhouse_connect.get_client(
-            interface=parts.scheme,
-            host=parts.hostname,
-            username=unquote(parts.username or "default"),
-            password=password,
-            database=name,
-            autogenerate_session_id=False,
-            **options,
-        )
-    except ClickHouseError as error:
-        raise _refused(error, where, name, password) from None
-
-
-def _split(url: str) -> tuple[SplitResult, int | None]:
-    expected = "TALLY_CLICKHOUSE_URL must look like http://user:password@host:8123/tallyflow (or https://...)"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise TallyError(f"the ClickHouse URL cannot be read: {expected}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise TallyError(f"the ClickHouse URL has another form than known: {expected}")
-    return parts, port
-
-
-def _refused(error: ClickHouseError, where: str, database: str | None, password: str = "") -> TallyError:
-    code = getattr(error, "code", None)
-    if code == UNKNOWN_DATABASE:
-        return TallyError(f"{where} has no database {database!r} yet: `tally migrate` makes it (embedded: `tally run`)")
-    if code in _AUTHENTICATION_FAILED:
-        return TallyError(f"{where} refuses the user or the password: check TALLY_CLICKHOUSE_URL")
-    reason = _innermost(error) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
-    if password:
-        reason = reason.replace(password, "***")
-    return TallyError(f"{where} cannot be used: {reason}. Is it running, and is its address right?")
-
-
-def _innermost(error: BaseException) -> str | None:
-    """What the operating system said, if anything: "Connection refused" tells more than what is wrapped around it."""
-    found = None
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            found = cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return found

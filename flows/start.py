@@ -23,12 +23,15 @@ from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from clickhouse_connect.driver.client import Client
 
+from config.clickhouse_client import clickhouse_options
+from config.redis_client import redis_options
 from config.settings import Settings
 from domain.catalog import History
 from domain.ports import TallyError
 from domain.totals import STATE_VERSION
 from engines import clickhouse
 from engines.clickhouse import EmbeddedClickHouse
+from engines.clickhouse_server import named_errors
 from engines.data_directory import QUERY_WAIT_SECONDS_MAX, DataDirectory
 from engines.front import ClickHouseFront
 from engines.redis_server import RedisServer
@@ -37,6 +40,7 @@ from flows.metering import build
 from flows.reclaim import Reclaimed, reclaim
 from sinks import migrate
 from sinks.clickhouse import ClickHouseSink
+from sinks.cluster import synchronise
 from sources.files import TOPIC, FileSource
 from stores.claims import RedisClaims
 
@@ -79,11 +83,13 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
     """
     use_packaged_time_zones()
     directory = DataDirectory(settings.data_dir)
-    with ExitStack() as opened:
+    with named_errors(), ExitStack() as opened:
         opened.enter_context(directory.acquire(query_wait_seconds_max=QUERY_WAIT_SECONDS_MAX))
         client, engine = _open_clickhouse(settings, directory, opened)
         admin = client()
         opened.callback(admin.close)
+        if settings.clickhouse_cluster is not None:
+            synchronise(admin)
         has_state = _check_deployment(directory, settings, admin)
         source = FileSource(files, directory.path / "files.json", batch_rows_max=settings.batch_rows_max, stop=stop)
         applied = apply_catalog(admin, catalog)
@@ -131,10 +137,10 @@ def _open_clickhouse(
 ) -> tuple[Callable[[], Client], EmbeddedClickHouse | None]:
     """A maker of clients of the migrated database, and the engine if it is embedded."""
     if settings.clickhouse_url is not None:
-        url = settings.clickhouse_url.get_secret_value()
-        with clickhouse.connect(url) as client:
-            migrate.require_current(client)
-        return lambda: clickhouse.connect(url), None
+        options = clickhouse_options(settings)
+        with clickhouse.connect(**options) as client:
+            migrate.require_current(client, settings.clickhouse_cluster)
+        return lambda: clickhouse.connect(**options), None
     engine = opened.enter_context(EmbeddedClickHouse(directory.clickhouse))
     with engine.client() as client:
         migrate.create_database(client)
@@ -153,6 +159,7 @@ def _open_claims(settings: Settings, directory: DataDirectory, history: History,
         shards=settings.claim_shards,
         accept_within_us=history.versions[0].catalog.accept_within_us,
         wait_seconds=settings.redis_wait_seconds,
+        options=redis_options(settings),
     )
     opened.callback(claims.close)
     return claims

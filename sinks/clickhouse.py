@@ -12,6 +12,7 @@ any other error, the flow stops, and resumes at the last barrier.
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -27,8 +28,12 @@ from sinks.partitions import SharedSink
 _INSERT_SETTINGS = {"insert_deduplicate": 0, "max_partitions_per_insert_block": 0}
 """Nothing may depend on insert deduplication: ClickHouse drops different rows under a repeated token."""
 
-_PASSING_CODES = frozenset({159, 202, 203, 209, 210, 225, 236, 241, 242, 252, 285, 319, 425, 439, 999})
-"""Timeouts, too many queries or parts, network, memory pressure, read-only replicas, keeper."""
+_PASSING_CODES = frozenset(
+    {159, 202, 203, 209, 210, 225, 236, 241, 242, 252, 279, 285, 286, 289, 319, 394, 425, 439, 999}
+)
+"""Timeouts, too many queries or parts, network, memory pressure, read-only replicas, quorums, shutdown, keeper."""
+_PASSING_STATUS = re.compile(r"HTTP status (?:429|500|502|503|504)\b")
+"""Of a proxy or balancer before a server that is away; ClickHouse's own refusals have a code."""
 
 _PAUSE_SECONDS_MIN = 0.1
 _PAUSE_SECONDS_MAX = 5.0
@@ -127,8 +132,13 @@ class _Writer:
 
 
 def passes(error: ClickHouseError) -> bool:
-    """Whether an error may be gone when the same insert is tried again."""
-    return isinstance(error, OperationalError) or getattr(error, "code", None) in _PASSING_CODES
+    """Whether an error may be gone when the same insert is tried again. Transport errors are OperationalErrors."""
+    code = getattr(error, "code", None)
+    return (
+        isinstance(error, OperationalError)
+        or code in _PASSING_CODES
+        or (code is None and _PASSING_STATUS.search(str(error)) is not None)
+    )
 
 
 class ClickHouseOutlet:

@@ -16,6 +16,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from domain.ports import TallyError
+from sinks.cluster import on_cluster, require_engines
 
 DATABASE = "tallyflow"
 
@@ -61,9 +62,26 @@ def migrations() -> list[Migration]:
     )
 
 
-def create_database(client: Client) -> None:
-    """Create the database if it is missing; `client` may be connected to any."""
-    client.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
+def create_database(client: Client, name: str = DATABASE, cluster: str | None = None) -> None:
+    """Create the database if it is missing; `client` may be connected to any.
+
+    Asks first: a user who may not create databases can still migrate one that is there.
+
+    Raises:
+        TallyError: the name cannot be one, or ClickHouse refused.
+    """
+    if "`" in name or "\\" in name:
+        raise TallyError(f"the database name {name!r} has a quote or backslash: choose another in TALLY_CLICKHOUSE_URL")
+    if client.command(f"EXISTS DATABASE `{name}`"):
+        return
+    try:
+        client.command(_for(f"CREATE DATABASE IF NOT EXISTS `{name}`", cluster))
+    except ClickHouseError as error:
+        raise TallyError(f"cannot make the database {name!r}: {error}") from error
+
+
+def _for(statement: str, cluster: str | None) -> str:
+    return statement if cluster is None else on_cluster(statement, cluster)
 
 
 def applied(client: Client) -> dict[int, str]:
@@ -74,11 +92,15 @@ def applied(client: Client) -> dict[int, str]:
     return {int(version): str(sha256) for version, sha256 in rows}
 
 
-def migrate(client: Client) -> list[Migration]:
+def migrate(client: Client, cluster: str | None = None) -> list[Migration]:
     """Apply what is not applied yet to the client's database.
 
     A migration that failed half-way is tried again from its first statement, so statements that create
     something skip what is there.
+
+    Args:
+        client: Of the database.
+        cluster: Make everything on all replicas of this cluster, with replicated engines.
 
     Returns:
         The migrations that were applied now.
@@ -87,14 +109,15 @@ def migrate(client: Client) -> list[Migration]:
         TallyError: a migration changed after it was applied, the database is newer than this version,
             or ClickHouse refused a statement.
     """
-    client.command(_STATUS)
+    client.command(_for(_STATUS, cluster))
+    require_engines(client, cluster)
     known, done = migrations(), applied(client)
     check(known, done)
     fresh = [migration for migration in known if migration.version not in done]
     for migration in fresh:
         for statement in migration.statements():
             try:
-                client.command(_repeatable(statement))
+                client.command(_for(_repeatable(statement), cluster))
             except ClickHouseError as error:
                 raise TallyError(f"migration {migration.name} failed: {error}") from error
         row = {"version": [migration.version], "name": [migration.name], "sha256": [migration.sha256]}
@@ -120,12 +143,13 @@ def check(known: list[Migration], done: dict[int, str]) -> None:
             raise TallyError(f"migration {migration.name} was changed after it was applied: restore the file")
 
 
-def require_current(client: Client) -> None:
-    """Refuse a database that is not migrated.
+def require_current(client: Client, cluster: str | None = None) -> None:
+    """Refuse a database that is not migrated, or was for another kind of server.
 
     Raises:
         TallyError: names the missing migrations and what to do.
     """
+    require_engines(client, cluster)
     known, done = migrations(), applied(client)
     check(known, done)
     missing = [migration.name for migration in known if migration.version not in done]

@@ -74,17 +74,25 @@ class RedisClaims:
         accept_within_us: the deployment's age limit.
         wait_seconds: for how long an unreachable Redis is tried again.
         namespace: begins every Redis key.
+        options: what redis-py takes beside the address: user, password, TLS files.
     """
 
     def __init__(
-        self, url: str, *, shards: int, accept_within_us: int, wait_seconds: float, namespace: str = "tally"
+        self,
+        url: str,
+        *,
+        shards: int,
+        accept_within_us: int,
+        wait_seconds: float,
+        namespace: str = "tally",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", namespace):
             raise TallyError(f"claims namespace {namespace!r}: use letters, digits, '-' and '_' only")
         if shards < 1:
             raise TallyError(f"claims need at least 1 shard, not {shards}")
         script = files("stores").joinpath("claim.lua").read_bytes()
-        self._link = RedisLink(url, script=script, wait_seconds=wait_seconds)
+        self._link = RedisLink(url, script=script, wait_seconds=wait_seconds, options=options)
         self._generation_us = accept_within_us + FUTURE_SKEW_US
         self._tag = f"{{{namespace}:c"
         self._metas = [f"{self._tag}{shard}}}" for shard in range(shards)]

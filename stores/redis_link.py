@@ -37,9 +37,14 @@ _SERVER = None
 
 
 class RedisLink:
-    """Commands and one script on one server; for any number of threads, each with a connection of its own."""
+    """Commands and one script on one server; for any number of threads, each with a connection of its own.
 
-    def __init__(self, url: str, *, script: bytes, wait_seconds: float) -> None:
+    `options` is what redis-py takes beside the address (user, password, TLS).
+    """
+
+    def __init__(
+        self, url: str, *, script: bytes, wait_seconds: float, options: Mapping[str, Any] | None = None
+    ) -> None:
         self.address = _address(url)
         self._wait_seconds = wait_seconds
         self._script = script
@@ -53,6 +58,7 @@ class RedisLink:
             protocol=2,
             driver_info=None,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            **(options or {}),
         )
         self._new_connection: Callable[[], Any] = lambda: pool.connection_class(**pool.connection_kwargs)
         self._own = threading.local()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from config.clickhouse_client import clickhouse_options
+from config.redis_client import redis_options
 from config.settings import Settings, load_settings
 from domain.ports import TallyError
 
@@ -71,6 +73,80 @@ def test_every_bad_variable_is_listed_with_its_remedy_but_never_an_address(monke
         "  TALLY_FLUSH_SECONDS='inf' is too large; use 60 or less",
     ]
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("variables", "fault"),
+    [
+        (
+            {"CLICKHOUSE_URL": "http://me:hush@house:8123", "CLICKHOUSE_PASSWORD": "hush"},
+            "TALLY_CLICKHOUSE_PASSWORD is set, but TALLY_CLICKHOUSE_URL has one too; give it once",
+        ),
+        (
+            {"REDIS_URL": "redis://me@cache", "REDIS_USERNAME": "me"},
+            "TALLY_REDIS_USERNAME is set, but TALLY_REDIS_URL has one too; give it once",
+        ),
+        (
+            {"REDIS_PASSWORD": "hush"},
+            "TALLY_REDIS_PASSWORD is set, but TALLY_REDIS_URL is not; set the address, or leave it out",
+        ),
+        (
+            {"CLICKHOUSE_URL": "http://house", "CLICKHOUSE_CA_FILE": __file__},
+            "TALLY_CLICKHOUSE_CA_FILE is set, but TALLY_CLICKHOUSE_URL is http://; write https://, or leave it out",
+        ),
+        (
+            {"REDIS_URL": "rediss://cache", "REDIS_KEY_FILE": __file__},
+            "TALLY_REDIS_KEY_FILE is set, but TALLY_REDIS_CERTIFICATE_FILE is not; give both",
+        ),
+        (
+            {"REDIS_URL": "rediss://cache", "REDIS_CA_FILE": "/none/ca.pem"},
+            "TALLY_REDIS_CA_FILE='/none/ca.pem' cannot be read (No such file or directory); "
+            "give the path of a PEM file that this user may read",
+        ),
+        (
+            {"CLICKHOUSE_CLUSTER": "main"},
+            "TALLY_CLICKHOUSE_CLUSTER is set, but no server is; set TALLY_CLICKHOUSE_URL, or leave it out",
+        ),
+        (
+            {"CLICKHOUSE_URL": "http://house", "CLICKHOUSE_CLUSTER": "a'b"},
+            'TALLY_CLICKHOUSE_CLUSTER="a\'b" is no cluster name; '
+            "use letters, digits and ._-, or one macro such as {cluster}",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    variables: dict[str, str], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"TALLY_{name}", value)
+    with pytest.raises(TallyError) as caught:
+        load_settings()
+    assert str(caught.value).splitlines() == ["bad settings:", f"  {fault}"]
+    assert "hush" not in repr(caught.value)
+
+
+def test_how_services_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert redis_options(load_settings()) == {}
+    variables = {
+        "REDIS_URL": "rediss://cache:6380/1",
+        "REDIS_USERNAME": "me",
+        "REDIS_PASSWORD": "hush",
+        "REDIS_CA_FILE": __file__,
+        "CLICKHOUSE_URL": "https://me:hush@house/usage",
+        "CLICKHOUSE_CERTIFICATE_FILE": __file__,
+        "CLICKHOUSE_CLUSTER": "{cluster}",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"TALLY_{name}", value)
+    settings = load_settings()
+    assert redis_options(settings) == {"username": "me", "password": "hush", "ssl_ca_certs": __file__}
+    assert {name: value for name, value in clickhouse_options(settings).items() if value is not None} == {
+        "url": "https://me:hush@house/usage",
+        "certificate_file": Path(__file__),
+        "timeout_seconds": 30,
+        "cluster": "{cluster}",
+    }
+    assert "hush" not in repr(settings) + str(settings)
 
 
 def test_every_setting_is_described() -> None:
