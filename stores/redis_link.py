@@ -10,6 +10,7 @@ for a refusal that waiting does not cure. Messages never hold the password.
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -184,7 +185,7 @@ class RedisLink:
                 return attempt()
             except redis.RedisError as error:
                 if not _passes(error):
-                    raise TallyError(f"Redis at {self.address} refused ({error}): check TALLY_REDIS_URL") from error
+                    raise TallyError(f"Redis at {self.address} refused ({error}): {_remedy(error)}") from error
                 if time.monotonic() + pause_seconds > deadline:
                     raise ClaimsUnavailable(
                         f"Redis at {self.address} gave no answer for {self._wait_seconds:g} s ({error}): see that it "
@@ -199,12 +200,20 @@ def _passes(error: redis.RedisError) -> bool:
     match error:
         case redis.AuthenticationError() | AuthorizationError():
             return False
+        case redis.ConnectionError() if isinstance(error.__context__, ssl.SSLCertVerificationError):
+            return False
         case redis.ConnectionError() | redis.TimeoutError() | redis.ReadOnlyError() | redis.OutOfMemoryError():
             return True
         case ClusterDownError() | TryAgainError() | NoScriptError():
             return True
         case _:
             return _PASSING.search(str(error)) is not None
+
+
+def _remedy(error: redis.RedisError) -> str:
+    if isinstance(error.__context__, ssl.SSLCertVerificationError):
+        return "is the host name right? A certificate of your own authority needs TALLY_REDIS_CA_FILE"
+    return "check TALLY_REDIS_URL, or TALLY_REDIS_USERNAME and TALLY_REDIS_PASSWORD"
 
 
 def _parsed(info: bytes) -> dict[str, str]:

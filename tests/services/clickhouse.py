@@ -57,6 +57,11 @@ class ClickHouse:
         return f"http://{USER}:{self._password}@127.0.0.1:{self._port}/{migrate.DATABASE}"
 
     @property
+    def runs(self) -> bool:
+        """Whether it was started, and neither stopped nor killed since."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """Of the running server."""
         assert self._process is not None, "start() first"
