@@ -4,7 +4,7 @@ Layout:
     lock             held (flock) by the one process that uses the directory; holds its pid, and whether it only reads
     redis/           the embedded Redis: append-only file, log, socket
     clickhouse/      the embedded ClickHouse
-    recovery/        the snapshots of the dataflow
+    recovery/        the snapshots of the dataflow, a copy for each start
     files.json       which input file is which partition
     deployment.json  the identity of this deployment
     front.json       address and password of the running flow's ClickHouse front

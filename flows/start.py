@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from bytewax.dataflow import Dataflow
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 from clickhouse_connect.driver.client import Client
 
 from config.clickhouse_client import clickhouse_options
@@ -35,6 +34,7 @@ from engines.clickhouse_server import named_errors
 from engines.data_directory import QUERY_WAIT_SECONDS_MAX, DataDirectory
 from engines.front import ClickHouseFront
 from engines.redis_server import RedisServer
+from flows import recovery
 from flows.catalogs import Applied, apply_catalog
 from flows.metering import build
 from flows.reclaim import Reclaimed, reclaim
@@ -94,9 +94,10 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
         source = FileSource(files, directory.path / "files.json", batch_rows_max=settings.batch_rows_max, stop=stop)
         applied = apply_catalog(admin, catalog)
         if not has_state:
-            _make_deployment(directory, settings)
+            directory.write("deployment", _identity(settings))
         claims = _open_claims(settings, directory, applied.history, opened)
         reclaimed = reclaim(claims, admin, TOPIC, source.partitions)
+        store = recovery.begin(directory.recovery, settings.recovery_partitions)
         sink = ClickHouseSink(
             client,
             topic=TOPIC,
@@ -118,7 +119,7 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
             opened.enter_context(ClickHouseFront(engine, directory, read_only=True))
         yield Deployment(
             flow,
-            RecoveryConfig(str(directory.recovery)),
+            RecoveryConfig(str(store)),
             timedelta(seconds=settings.epoch_seconds),
             client,
             applied,
@@ -171,7 +172,7 @@ def _check_deployment(directory: DataDirectory, settings: Settings, client: Clie
     Returns:
         Whether there is saved state to go on from.
     """
-    if not any(directory.recovery.glob("*.sqlite3")):
+    if recovery.newest(directory.recovery) is None:
         if int(client.query("SELECT count() FROM events").result_rows[0][0]):
             raise TallyError(
                 f"the ledger holds events, but {directory.recovery} has no saved state: going on would count "
@@ -191,13 +192,6 @@ def _check_deployment(directory: DataDirectory, settings: Settings, client: Clie
                 "value, or start with a new data directory"
             )
     return True
-
-
-def _make_deployment(directory: DataDirectory, settings: Settings) -> None:
-    """Record what the deployment is made with, and make room for its state."""
-    directory.write("deployment", _identity(settings))
-    directory.recovery.mkdir(parents=True, exist_ok=True)
-    init_db_dir(Path(directory.recovery), settings.recovery_partitions)
 
 
 def _identity(settings: Settings) -> dict[str, str | int]:

@@ -1,0 +1,90 @@
+"""The saved state of the flow: Bytewax's recovery store, a copy of its own for each start.
+
+Bytewax keys a snapshot by step, state key and epoch, and every execution goes on with the epoch after the
+last. An instance that was paused, and wakes after its successor has started, would therefore replace the
+successor's snapshots by its own. So every start goes on from a copy, and what a zombie writes is never
+read again. (Fencing tokens cannot number the copies: a Redis that is flushed begins to count anew.)
+
+Layout, under the data directory's `recovery/`:
+    00000017/part-0.sqlite3 ...    what the 17th start goes on from, and saves to
+
+A copy is complete once it has its name: it is made beside, synced and renamed. Older ones are then removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+from bytewax.recovery import init_db_dir
+
+from domain.ports import TallyError
+
+_PATTERN = "part-*.sqlite3"
+_DIGITS = 8
+
+
+def newest(root: Path) -> Path | None:
+    """The directory that the latest start saves to; None if there was none."""
+    return max(_stores(root), key=lambda store: int(store.name), default=None)
+
+
+def begin(root: Path, partitions: int) -> Path:
+    """Make the store of a start: a copy of the newest, or an empty one. One start at a time may do so.
+
+    Args:
+        root: The directory of all stores.
+        partitions: Files of an empty store.
+
+    Raises:
+        TallyError: the newest store cannot be copied, or another start made one at the same time.
+    """
+    before = newest(root)
+    store = root / f"{1 if before is None else int(before.name) + 1:0{_DIGITS}}"
+    making = root / f".{store.name}"
+    try:
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(mode=0o700, parents=True)
+        if before is None:
+            init_db_dir(making, partitions)
+        else:
+            for file in sorted(before.glob(_PATTERN)):
+                _copy(file, making / file.name)
+        for file in making.iterdir():
+            _sync(file)
+        _sync(making)
+        making.rename(store)
+        _sync(root)
+    except (OSError, sqlite3.Error) as error:
+        raise TallyError(
+            f"the saved state {before or root} cannot be copied to {store}: {error}. See that no other instance "
+            f"starts at the same time, that there is space, and that {root} may be written to"
+        ) from error
+    for old in _stores(root):
+        if old != store:
+            shutil.rmtree(old, ignore_errors=True)
+    return store
+
+
+def _stores(root: Path) -> list[Path]:
+    return [path for path in root.glob("[0-9]*") if path.name.isdigit() and any(path.glob(_PATTERN))]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a database as one transaction sees it, what is still in its write-ahead log included."""
+    reader, writer = sqlite3.connect(source), sqlite3.connect(target)
+    try:
+        reader.backup(writer)
+    finally:
+        writer.close()
+        reader.close()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
