@@ -8,7 +8,7 @@ wherever settings are printed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -77,7 +77,35 @@ class Settings(BaseSettings):
     kafka_topic: str = Field(
         "usage.events",
         pattern=r"^[A-Za-z0-9._-]{1,249}$",
-        description="The Kafka topic that usage events are read from.",
+        description="The Kafka topic that usage events are read from; a new deployment makes it if it is missing.",
+    )
+    kafka_partitions: int = Field(8, ge=1, le=10_000, description="Partitions of a topic that tally makes.")
+    kafka_replication: int | None = Field(
+        None, ge=1, le=32, description="Copies of a topic that tally makes. Not set: the brokers' default."
+    )
+    kafka_group: str = Field(
+        "tallyflow",
+        min_length=1,
+        max_length=249,
+        description="Consumer group that durable offsets are committed under, for tools that show lag.",
+    )
+    kafka_wait_seconds: float = Field(
+        60, ge=1, le=3600, description="How long to wait for an unreachable or stuck Kafka before the flow stops."
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to connect to Kafka: with TLS (`SSL`), with a user (`SASL`), with both."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="How to authenticate to Kafka; needed with `SASL_*`."
+    )
+    kafka_username: str | None = Field(None, description="User at Kafka; needed with `SASL_*`.")
+    kafka_password: SecretStr | None = Field(None, description="Password at Kafka; needed with `SASL_*`.")
+    kafka_ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signed Kafka's certificate. Not set: the system's."
+    )
+    kafka_certificate_file: Path | None = Field(None, description="PEM file of the certificate to show to Kafka.")
+    kafka_key_file: Path | None = Field(
+        None, description="PEM file of that certificate's key. Not set: it is in the certificate's file."
     )
     redis_url: Annotated[SecretStr, _url(("redis", "rediss", "unix"), "redis://:password@host:6379/0")] | None = Field(
         None, description="Redis, where claims are kept. Not set: an embedded server."
@@ -247,6 +275,8 @@ def _explain(detail: dict[str, Any]) -> str:
             message, remedy = "is no number", "write a number such as 1.5"
         case "string_pattern_mismatch" if name.endswith("_cluster"):
             message, remedy = "is no cluster name", "use letters, digits and ._-, or one macro such as {cluster}"
+        case "literal_error":
+            message, remedy = "is not known", f"use {context['expected']}"
         case "string_pattern_mismatch":
             message, remedy = "is no topic name", "use letters, digits and ._- (at most 249)"
     return f"{PREFIX}{name.upper()}={value} {message}; {remedy or 'correct it'}"

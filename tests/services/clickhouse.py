@@ -1,6 +1,6 @@
 """ClickHouse's HTTP interface in a process of its own: the embedded engine behind its front, writable.
 
-No package registry has a ClickHouse server (CONTRIBUTING.md), so this is what stands in for one: the
+No package registry has a current ClickHouse server (CONTRIBUTING.md), so this is what stands in for one: the
 same engine of the same version, and the front's known differences (`engines/front.py`). The database
 `tallyflow` is there and migrated. It ends with the process that started it; the address and the
 password are the same after a restart.
