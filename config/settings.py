@@ -120,6 +120,9 @@ class Settings(BaseSettings):
     redis_key_file: PemFile | None = Field(
         None, description="PEM file of that certificate's key. Not set: it is in the certificate's file."
     )
+    signals_channel: str = Field(
+        "usage.signals", min_length=1, max_length=200, description="The Redis channel that signals are published on."
+    )
     clickhouse_url: Annotated[SecretStr, _url(("http", "https"), "http://user:password@host:8123/tallyflow")] | None = (
         Field(
             None,

@@ -6,7 +6,7 @@ same flow over fakes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -16,6 +16,7 @@ from bytewax.outputs import FixedPartitionedSink
 from domain.catalog import History
 from domain.decode import BatchDecoder
 from domain.ports import Claims
+from domain.quota import Watched
 from domain.values import RawBatch
 from operators.aggregate import aggregate
 from operators.deduplicate import deduplicate
@@ -30,6 +31,7 @@ def build(
     history: History,
     claims: Claims,
     sink: FixedPartitionedSink[Item, None],
+    outlets: Mapping[str, FixedPartitionedSink[Watched, None]],
     shards: int,
     partitions: Collection[int] | None,
     now_us: Callable[[], int],
@@ -41,6 +43,7 @@ def build(
         history: Every applied catalog.
         claims: Who claimed an idempotency key first.
         sink: Takes what is durable; flushes at the epoch barrier.
+        outlets: By step id, where signals and quota states go for products to act on, at once.
         shards: Of the aggregate's state; fixed for the life of a deployment.
         partitions: Every partition of a source with monotone log times, else None.
         now_us: The clock that stamps signals.
@@ -54,4 +57,6 @@ def build(
 
     ledger = op.map("durable", batches, lambda batch: (str(batch.raw.partition), batch.durable()))
     op.output("clickhouse", op.merge("rows", ledger, rated, watched), sink)
+    for name, outlet in outlets.items():
+        op.output(name, watched, outlet)
     return flow

@@ -2,7 +2,8 @@
 
 1. take the data directory; 2. start or reach Redis and ClickHouse; 3. migrate (embedded) or require it;
 4. compare with what the deployment was made with; 5. open the source; 6. apply the catalog;
-7. take the claim store over and bring it up to the ledger; 8. offer the embedded ClickHouse to others.
+7. take the claim store over and bring it up to the ledger; 8. offer the embedded ClickHouse to others;
+9. give Redis the open quotas that it may have lost, beside the flow.
 
 Every refusal is a `TallyError` that says why and what to do. What can be refused comes before the catalog
 is applied, so that a start that fails leaves the old one in force. What was opened is closed in reverse.
@@ -37,10 +38,12 @@ from engines.redis_server import RedisServer
 from flows import recovery
 from flows.catalogs import Applied, apply_catalog
 from flows.metering import build
+from flows.open_quotas import open_quotas
 from flows.reclaim import Reclaimed, reclaim
 from sinks import migrate
 from sinks.clickhouse import ClickHouseSink
 from sinks.cluster import synchronise
+from sinks.redis import RedisSink
 from sources.files import TOPIC, FileSource
 from stores.claims import RedisClaims
 
@@ -95,7 +98,8 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
         applied = apply_catalog(admin, catalog)
         if not has_state:
             directory.write("deployment", _identity(settings))
-        claims = _open_claims(settings, directory, applied.history, opened)
+        redis_url = _open_redis(settings, directory, opened)
+        claims = _open_claims(settings, redis_url, applied.history, opened)
         reclaimed = reclaim(claims, admin, TOPIC, source.partitions)
         store = recovery.begin(directory.recovery, settings.recovery_partitions)
         sink = ClickHouseSink(
@@ -106,17 +110,27 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
             retry_seconds=settings.clickhouse_wait_seconds,
         )
         opened.callback(sink.close)
+        quotas = RedisSink(
+            redis_url,
+            channel=settings.signals_channel,
+            wait_seconds=settings.redis_wait_seconds,
+            now_us=_now_us,
+            options=redis_options(settings),
+        )
+        opened.callback(quotas.close)
         flow = build(
             source,
             history=applied.history,
             claims=claims,
             sink=sink,
+            outlets={"redis": quotas},
             shards=settings.shards,
             partitions=None,
             now_us=_now_us,
         )
         if engine is not None:
             opened.enter_context(ClickHouseFront(engine, directory, read_only=True))
+        quotas.restore(lambda: open_quotas(client, _now_us()))
         yield Deployment(
             flow,
             RecoveryConfig(str(store)),
@@ -127,6 +141,8 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
             source.share_read,
             source.events_read,
         )
+        if not stop.is_set():
+            quotas.wait_restored()
 
 
 def _now_us() -> int:
@@ -150,11 +166,14 @@ def _open_clickhouse(
     return lambda: engine.client(migrate.DATABASE), engine
 
 
-def _open_claims(settings: Settings, directory: DataDirectory, history: History, opened: ExitStack) -> RedisClaims:
+def _open_redis(settings: Settings, directory: DataDirectory, opened: ExitStack) -> str:
+    """Where Redis is: the one of the settings, or an embedded one."""
     if settings.redis_url is not None:
-        url = settings.redis_url.get_secret_value()
-    else:
-        url = opened.enter_context(RedisServer(directory.redis)).url
+        return settings.redis_url.get_secret_value()
+    return opened.enter_context(RedisServer(directory.redis)).url
+
+
+def _open_claims(settings: Settings, url: str, history: History, opened: ExitStack) -> RedisClaims:
     claims = RedisClaims(
         url,
         shards=settings.claim_shards,

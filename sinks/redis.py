@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from types import MappingProxyType
+from typing import Any
 
 from typing_extensions import override
 
@@ -199,10 +201,21 @@ class RedisSink(SharedSink[Watched]):
         channel: Where signals are published.
         wait_seconds: How long an unreachable Redis is waited for.
         now_us: The clock that expiry goes by.
+        options: More for redis-py's `from_url`: who to be, and TLS.
     """
 
-    def __init__(self, url: str, *, channel: str, wait_seconds: float, now_us: Callable[[], int]) -> None:
-        self._quotas: Callable[[], Quotas] = lambda: Quotas(url, wait_seconds=wait_seconds, now_us=now_us)
+    def __init__(
+        self,
+        url: str,
+        *,
+        channel: str,
+        wait_seconds: float,
+        now_us: Callable[[], int],
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self._quotas: Callable[[], Quotas] = lambda: Quotas(
+            url, wait_seconds=wait_seconds, now_us=now_us, options=options
+        )
         self._restoring: tuple[Quotas, threading.Thread] | None = None
         self._failure: BaseException | None = None
         super().__init__(lambda: RedisOutlet(self._quotas(), channel, self._raise))

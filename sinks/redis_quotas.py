@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,10 +50,20 @@ class Quotas:
         url: redis://, rediss:// or unix://; of a cluster, any of its nodes.
         wait_seconds: How long a call that fails in passing is repeated.
         now_us: The clock that expiry goes by.
+        options: More for redis-py's `from_url`: who to be, and TLS. May hold a password.
     """
 
-    def __init__(self, url: str, *, wait_seconds: float, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        wait_seconds: float,
+        now_us: Callable[[], int],
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._url = url
+        timeout = min(wait_seconds, SOCKET_TIMEOUT_SECONDS_MAX)
+        self._options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, **options}
         self._wait_seconds = wait_seconds
         self._now_us = now_us
         self._given_up = threading.Event()
@@ -146,13 +157,11 @@ class Quotas:
     def _redis(self) -> Any:
         """The client; of a cluster if the server says so."""
         if self._client is None:
-            timeout = min(self._wait_seconds, SOCKET_TIMEOUT_SECONDS_MAX)
-            options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-            client = redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), **options)
+            client = redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), **self._options)
             self._is_cluster = bool(client.info("cluster").get("cluster_enabled"))
             if self._is_cluster:
                 client.close()
-                self._client = redis.RedisCluster.from_url(self._url, **options)
+                self._client = redis.RedisCluster.from_url(self._url, **self._options)
             else:
                 self._client = client
         return self._client

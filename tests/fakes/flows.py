@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from threading import Lock
+from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -61,7 +62,7 @@ class _Kept(StatefulSinkPartition[Item, None]):
         return None
 
 
-class FakeSink(FixedPartitionedSink[Item, None]):
+class FakeSink(FixedPartitionedSink[Any, None]):
     """Keeps every item, in the order of arrival."""
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from bytewax.testing import cluster_main
 from bytewax.visualize import to_json
 
 from domain.envelope import split
+from domain.quota import Watched
 from domain.values import Batch, RawBatch
 from flows.metering import build
 from tests.batches import TOPIC, history
@@ -44,6 +45,8 @@ STEP_IDS = [
     "metering.durable.flat_map_batch",
     "metering.rows",
     "metering.clickhouse",
+    "metering.redis",
+    "metering.kafka",
 ]
 """Bytewax keeps state by step id. Another id orphans what deployments have saved: they would count from zero."""
 
@@ -61,7 +64,12 @@ def batches_of(content: bytes, partition: int, messages_max: int) -> Iterator[Ra
 
 
 def flow_over(
-    files: list[bytes], sink: FakeSink, *, messages_max: int = 100, server: ClaimServer | None = None
+    files: list[bytes],
+    sink: FakeSink,
+    *,
+    messages_max: int = 100,
+    server: ClaimServer | None = None,
+    outlets: dict[str, FakeSink] | None = None,
 ) -> Dataflow:
     ticks = count()
     return build(
@@ -69,6 +77,7 @@ def flow_over(
         history=history(kitchen_sink_catalog()),
         claims=fake_claims(server),
         sink=sink,
+        outlets={"redis": FakeSink(), "kafka": FakeSink()} if outlets is None else outlets,
         shards=8,
         partitions=None,
         now_us=lambda: next(ticks),
@@ -134,3 +143,12 @@ def test_what_is_written_holds_no_decoded_data(files: list[bytes]) -> None:
     batches = [item for item in sink.items if isinstance(item, Batch)]
     assert sum(len(batch.events) for batch in batches) > 50
     assert not any(batch.events.data for batch in batches)
+
+
+def test_every_outlet_gets_what_is_watched(files: list[bytes]) -> None:
+    sink, outlets = FakeSink(), {"one": FakeSink(), "two": FakeSink()}
+    cluster_main(flow_over(files, sink, outlets=outlets), [], 0, worker_count_per_proc=2)
+    watched = [item for item in sink.items if isinstance(item, Watched)]
+    assert any(item.signals for item in watched)
+    for outlet in outlets.values():
+        assert sorted(map(repr, outlet.items)) == sorted(map(repr, watched))

@@ -164,9 +164,7 @@ states = st.builds(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(states, min_size=1, max_size=4), min_size=1, max_size=5))
-def test_in_whatever_order_states_come_the_highest_stays(
-    url: str, client: Any, batches: list[list[QuotaField]]
-) -> None:
+def test_of_any_states_in_any_order_the_highest_stays(url: str, client: Any, batches: list[list[QuotaField]]) -> None:
     client.flushdb()
     quotas = Quotas(url, wait_seconds=5, now_us=lambda: NOW)
     for batch in batches:

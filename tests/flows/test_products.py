@@ -1,0 +1,94 @@
+"""What products see of a run: quotas in Redis as the oracle counts them, also after Redis lost everything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from domain.signals_json import decimal_text
+from engines.redis_server import RedisServer
+from tests.flows.places import Place, StopAfter, check, events, expected
+from tests.flows.scenes import CATALOG
+from tests.oracle import Tables
+
+TEN_YEARS_DAYS = 3650
+OPEN_US = 2_000_000_000_000_000
+"""2033: what ends after it is open by Redis's clock. What ended long ago is not kept."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def contents() -> list[bytes]:
+    return events(31, 200, TEN_YEARS_DAYS)
+
+
+@pytest.fixture(scope="module")
+def wanted(contents: list[bytes]) -> Tables:
+    return expected([(0, CATALOG)], contents)
+
+
+def text_of(us: int) -> str:
+    return datetime.fromtimestamp(us / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def quotas_of(tables: Tables) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """By subject and feature, the states of the last period; several if the subject changed plans within it."""
+    last: dict[tuple[str, str], int] = {}
+    rows = {key: row for key, row in tables.quotas.items() if row["period_end"] > OPEN_US}
+    for subject, _, feature, start in rows:
+        last[subject, feature] = max(start, last.get((subject, feature), 0))
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (subject, plan, feature, start), row in rows.items():
+        if start == last[subject, feature]:
+            state = {
+                "used": decimal_text(int(row["used"].scaleb(12)), 12),
+                "limit": decimal_text(int(row["allowance"].scaleb(12)), 12),
+                "state": row["state"],
+                "period_start": text_of(start),
+                "period_end": text_of(row["period_end"]),
+                "inputs": row["inputs"],
+                "era": 0,
+                "plan": plan,
+            }
+            found.setdefault((subject, feature), []).append(state)
+    return found
+
+
+def check_quotas(url: str, tables: Tables) -> None:
+    known = quotas_of(tables)
+    assert len(known) > 20
+    held: dict[tuple[str, str], Any] = {}
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        for key in client.scan_iter("quota:*"):
+            for feature, value in client.hgetall(key).items():
+                state = json.loads(value)
+                if state["period_end"] > text_of(OPEN_US):
+                    held[key.removeprefix("quota:{").removesuffix("}"), feature] = state
+    assert held.keys() == known.keys()
+    for key, states in known.items():
+        assert held[key] in states
+
+
+def test_quotas_in_redis_are_what_the_oracle_counts(
+    place: Place, server: RedisServer, contents: list[bytes], wanted: Tables
+) -> None:
+    """After a stop in the middle, with another number of workers, and after Redis was flushed."""
+    place.write(contents)
+    place.run(CATALOG, StopAfter(6), batch_rows_max=30, redis_url=server.url)
+    check(place.run(None, workers=2, redis_url=server.url).tables, wanted)
+    check_quotas(server.url, wanted)
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    place.run(None, redis_url=server.url)
+    check_quotas(server.url, wanted)
