@@ -67,19 +67,22 @@ class QuotaField(NamedTuple):
     inputs: int
     era: int
     plan: str
+    on_exceed: str = "block"
 
 
 def quota_value(field: QuotaField) -> str:
     """The value of a quota's field; the feature is the field's name, the subject the key's.
 
-    `plan` tells apart the totals of a subject that changed plans within a period.
+    `plan` tells apart the totals of a subject that changed plans within a period. `on_exceed` says whether
+    an exceeded quota blocks.
     """
     start, end = instant_text(field.period_start_us), instant_text(field.period_end_us)
     used, limit = decimal_text(field.used, QUANTITY_DECIMALS), _limit(field.limit)
     # Written out, because this is done for every quota that a batch touches: half the time of an encoder.
     return (
         f'{{"used":"{used}","limit":"{limit}","state":"{field.state}","period_start":"{start}",'
-        f'"period_end":"{end}","inputs":{field.inputs},"era":{field.era},"plan":{_quoted(field.plan)}}}'
+        f'"period_end":"{end}","inputs":{field.inputs},"era":{field.era},"plan":{_quoted(field.plan)},'
+        f'"on_exceed":"{field.on_exceed}"}}'
     )
 
 

@@ -80,9 +80,8 @@ class _Waiting:
 def _field(states: QuotaStates, key: PeriodKey, used: int, state: QuotaState, inputs: int) -> QuotaField:
     subject, start, end = key
     entitlement = states.entitlement
-    return QuotaField(
-        subject, entitlement.feature, used, entitlement.limit, state, start, end, inputs, ERA, states.plan
-    )
+    feature, limit, on_exceed = entitlement.feature, entitlement.limit, entitlement.on_exceed
+    return QuotaField(subject, feature, used, limit, state, start, end, inputs, ERA, states.plan, on_exceed)
 
 
 class RedisOutlet:

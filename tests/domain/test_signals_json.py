@@ -122,11 +122,11 @@ def test_a_signal_looks_like_this() -> None:
 def test_a_quota_looks_like_this() -> None:
     field = QuotaField(
         "cust-1", "api", 1235 * 10**11, 10**15, QuotaState.OK,
-        read("2026-01-01T00:00:00Z"), read("2026-02-01T00:00:00Z"), 17, 0, 'the "pro" plan',
+        read("2026-01-01T00:00:00Z"), read("2026-02-01T00:00:00Z"), 17, 0, 'the "pro" plan', "allow",
     )  # fmt: skip
     assert quota_value(field) == (
         '{"used":"123.5","limit":"1000","state":"ok","period_start":"2026-01-01T00:00:00Z",'
-        '"period_end":"2026-02-01T00:00:00Z","inputs":17,"era":0,"plan":"the \\"pro\\" plan"}'
+        '"period_end":"2026-02-01T00:00:00Z","inputs":17,"era":0,"plan":"the \\"pro\\" plan","on_exceed":"allow"}'
     )
     assert json.loads(quota_value(field))["plan"] == field.plan
     assert quota_key("cust-1") == "quota:{cust-1}"

@@ -95,6 +95,7 @@ def test_a_quota_is_there_after_the_barrier(url: str, client: Any) -> None:
         assert held(client) == {
             "used": "17", "limit": "100", "state": "warning", "period_start": "2036-03-01T00:00:00Z",
             "period_end": "2036-04-01T00:00:00Z", "inputs": 17, "era": 0, "plan": "pro",
+            "on_exceed": "block",
         }  # fmt: skip
 
 
