@@ -20,11 +20,11 @@ help:
 	@echo "make services    Kafka, Redis and ClickHouse on loopback until Ctrl-C; needs Java 17 and Maven"
 	@echo "make clean       remove the virtual environment and everything generated"
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt sdk/pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) was not found. Name a Python 3.11 or 3.12: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { echo "tallyflow needs Python 3.11 or 3.12, but $(PYTHON) is $$("$(PYTHON)" --version 2>&1). Name another: make PYTHON=python3.11" >&2; exit 1; }
 	"$(PYTHON)" -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedded]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedded]' -e ./sdk
 	@touch $@
 
 demo: $(STAMP)

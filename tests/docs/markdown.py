@@ -31,4 +31,4 @@ def blocks(path: Path) -> list[Block]:
 
 def pages() -> list[Path]:
     """Every page of the documentation."""
-    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "sdk" / "README.md"])
