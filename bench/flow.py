@@ -31,10 +31,12 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
     before = decode_alone(folder)
     with tempfile.TemporaryDirectory(prefix="tally-bench-") as data:
         settings = load_settings().model_copy(update={"data_dir": Path(data)})
-        pattern = str(folder / "*.ndjson")
-        with start(settings, catalog=sample_text("api"), files=pattern, stop=threading.Event()) as deployment:
+        pattern = f"file:{folder}/*.ndjson"
+        with start(
+            settings, catalog=sample_text("api"), source=pattern, stop=threading.Event(), workers=workers
+        ) as deployment:
             begun, cpu = time.perf_counter(), time.process_time()
-            run(deployment, workers)
+            run(deployment)
             seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             with deployment.client() as client:

@@ -50,12 +50,12 @@ def demo_command(
         report.top_usage(client, out)
         report.signals(client, out)
 
-    files = f"{glob.escape(str(data_dir))}/events/*.ndjson"
+    files = f"file:{glob.escape(str(data_dir))}/events/*.ndjson"
     with (
         stopping_on_signals(stop, report.stopping),
-        start(settings, catalog=sample_text("api"), files=files, stop=stop) as deployment,
+        start(settings, catalog=sample_text("api"), source=files, stop=stop) as deployment,
     ):
-        books = count(deployment, 1, stop, show)
+        books = count(deployment, stop, show)
     right = stop.is_set() or books.accepted == truth["accepted"]
     if not right:
         report.warn(f"{truth['accepted']:,} events should have been accepted: please report this")

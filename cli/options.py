@@ -66,6 +66,15 @@ def _catalog_file(given: str) -> str:
         ) from error
 
 
+def check_source(source: str) -> None:
+    """Refuse a source of an unknown kind.
+
+    Raises:
+        TallyError: it is none.
+    """
+    file_pattern(source)
+
+
 def file_pattern(source: str) -> str:
     """The glob of a `file:GLOB` source.
 

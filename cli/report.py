@@ -44,17 +44,22 @@ class Clock:
 
 
 @contextmanager
-def progress(share: Callable[[], float], events: Callable[[], int]) -> Iterator[Clock]:
-    """A bar with rate and time left while the block runs; nothing where standard error is no terminal."""
+def progress(share: Callable[[], float] | None, events: Callable[[], int]) -> Iterator[Clock]:
+    """A bar with rate and time left while the block runs; nothing where standard error is no terminal.
+
+    Input without an end has no share that is read: only events and rate are shown.
+    """
     clock, started = Clock(), time.monotonic()
     screen = Console(stderr=True)
-    columns = (
-        TextColumn("counting"),
+    counts = TextColumn("{task.fields[events]:,} events  {task.fields[rate]:,.0f}/s ")
+    bar_columns = (
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%  {task.fields[events]:,} events  {task.fields[rate]:,.0f}/s "),
+        TextColumn("{task.percentage:>3.0f}% "),
+        counts,
         TimeRemainingColumn(),
         TextColumn("left"),
     )
+    columns = (TextColumn("counting"), *((counts,) if share is None else bar_columns))
     done = threading.Event()
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("", total=1.0, events=0, rate=0.0)
@@ -63,7 +68,7 @@ def progress(share: Callable[[], float], events: Callable[[], int]) -> Iterator[
             while not done.wait(_REFRESH_SECONDS):
                 count = events()
                 rate = count / max(time.monotonic() - started, _REFRESH_SECONDS)
-                bar.update(task, completed=share(), events=count, rate=rate)
+                bar.update(task, completed=share() if share else None, events=count, rate=rate)
 
         painter = threading.Thread(target=refresh, name="progress", daemon=True)
         painter.start()

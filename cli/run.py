@@ -10,9 +10,11 @@ import typer
 from clickhouse_connect.driver.client import Client
 
 from cli import report
-from cli.options import CatalogOption, DataDir, Workers, file_pattern, read_catalog, settings_with
+from cli.options import CatalogOption, DataDir, Workers, check_source, read_catalog, settings_with
 from domain.instants import to_text
+from domain.ports import TallyError
 from flows.catalogs import DEFAULT_SAMPLE
+from flows.processes import ALONE, Cluster
 from flows.run import run, stopping_on_signals
 from flows.start import Deployment, start
 
@@ -30,6 +32,17 @@ def run_command(
     catalog: CatalogOption = None,
     data_dir: DataDir = None,
     workers: Workers = 1,
+    process: Annotated[
+        int, typer.Option("--process", metavar="I", min=0, help="Which of the addresses this one is.")
+    ] = 0,
+    addresses: Annotated[
+        str | None,
+        typer.Option(
+            "--addresses",
+            metavar="HOST:PORT,...",
+            help="All processes of one flow, the same for each.",
+        ),
+    ] = None,
 ) -> None:
     """Count usage events exactly once; run again, it goes on where it ended.
 
@@ -39,40 +52,62 @@ def run_command(
     Exit code: 0 all went well, 1 it could not start or go on, 2 wrong options, 3 the books do not balance.
     """
     settings = settings_with(data_dir)
-    text, pattern = read_catalog(catalog), file_pattern(source)
+    text, members = read_catalog(catalog), cluster(process, addresses)
+    check_source(source)
     stop = threading.Event()
     with (
         stopping_on_signals(stop, report.stopping),
-        start(settings, catalog=text, files=pattern, stop=stop) as deployment,
+        start(settings, catalog=text, source=source, stop=stop, workers=workers, cluster=members) as deployment,
     ):
         announce(deployment, text)
-        if not count(deployment, workers, stop).balanced:
+        if not count(deployment, stop).balanced:
             raise typer.Exit(BOOKS_OPEN)
 
 
 def count(
-    deployment: Deployment, workers: int, stop: threading.Event, show: Callable[[Client], None] = lambda client: None
+    deployment: Deployment, stop: threading.Event, show: Callable[[Client], None] = lambda client: None
 ) -> report.Books:
     """Run the flow with a progress bar, print what came of it, and return the books.
 
     Args:
         deployment: What `flows.start` opened.
-        workers: Threads.
         stop: Set by a signal.
         show: Prints what else there is to see, before the outcome.
     """
     with deployment.client() as client:
         before = report.books(client)
-        with report.progress(deployment.share_read, deployment.events_read) as clock:
-            run(deployment, workers)
+        with report.progress(deployment.input.share_read, deployment.input.events_read) as clock:
+            run(deployment)
         stopped = stop.is_set()
         show(client)
         now = report.books(client)
         report.outcome(now, before, report.console())
-    report.speed(deployment.events_read(), clock.seconds)
+    report.speed(deployment.input.events_read(), clock.seconds)
     if stopped:
         report.warn("stopped as asked; run again to go on")
     return now
+
+
+def cluster(process: int, addresses: str | None) -> Cluster:
+    """The processes that `--process` and `--addresses` name.
+
+    Raises:
+        TallyError: they do not fit, or an address has no port.
+    """
+    if addresses is None:
+        if process:
+            raise TallyError(f"--process {process} needs --addresses: host:port of every process, with commas between")
+        return ALONE
+    found = tuple(address.strip() for address in addresses.split(","))
+    for address in found:
+        host, _, port = address.rpartition(":")
+        if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise TallyError(f"--addresses: {address!r} is no host:port")
+    if len(set(found)) < len(found):
+        raise TallyError("--addresses names a process twice")
+    if process >= len(found):
+        raise TallyError(f"--process {process}: --addresses has {len(found)}, counted from 0")
+    return Cluster(process, found)
 
 
 def announce(deployment: Deployment, catalog: str | None) -> None:

@@ -84,7 +84,7 @@ class DataDirectory:
             DirectoryInUse: another run holds it; the message names its pid.
             TallyError: it cannot be made or locked.
         """
-        self._make()
+        self.make()
         deadline = time.monotonic() + query_wait_seconds_max
         while True:
             try:
@@ -152,8 +152,12 @@ class DataDirectory:
     def _record(self, name: RecordName) -> Path:
         return self.path / f"{name}.json"
 
-    def _make(self) -> None:
-        """Make what is missing. A root that exists keeps its mode: it may be shared on purpose."""
+    def make(self) -> None:
+        """Make what is missing. A root that exists keeps its mode: it may be shared on purpose.
+
+        Raises:
+            TallyError: it cannot be made.
+        """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for part in (self.redis, self.clickhouse, self.recovery):

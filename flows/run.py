@@ -23,16 +23,16 @@ _GC_THRESHOLDS = (100_000, 20, 100)
 _FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 
 
-def run(deployment: Deployment, workers: int) -> None:
+def run(deployment: Deployment) -> None:
     """Run the flow; returns at end of input or once the sources were stopped, after the final snapshot.
 
     Args:
         deployment: What `flows.start` opened.
-        workers: Threads that share the partitions and shards.
 
     Raises:
         TallyError: what stopped the flow. It resumes at its last snapshot.
     """
+    cluster = deployment.cluster
     _die_of_faults()
     gc.collect()
     gc.freeze()
@@ -41,17 +41,25 @@ def run(deployment: Deployment, workers: int) -> None:
     try:
         cluster_main(
             deployment.flow,
-            [],
-            0,
+            list(cluster.addresses),
+            cluster.process,
             epoch_interval=deployment.epoch_interval,
             recovery_config=deployment.recovery,
-            worker_count_per_proc=workers,
+            worker_count_per_proc=deployment.workers,
         )
     except BaseException as error:
         cause = _tally_error(error)
+        if cause is None and cluster.processes > 1 and type(error).__name__ == "PanicException":
+            cause = TallyError(
+                f"process {cluster.process} lost touch with another process of the flow ({error}): it ended, or cannot "
+                "be reached at its address. Start all processes again; they resume at the last snapshot."
+            )
         if cause is None:
             raise
         raise cause from error
+    process = deployment.stopped_by.process
+    if process is not None:
+        raise TallyError(f"process {process} was told to stop, so this one has ended with it: start both to go on")
 
 
 def _die_of_faults() -> None:

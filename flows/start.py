@@ -1,9 +1,11 @@
 """Starting a deployment: from settings to a flow that may run, in one order, refusing what is unsafe.
 
-1. take the data directory; 2. start or reach Redis and ClickHouse; 3. migrate (embedded) or require it;
-4. compare with what the deployment was made with; 5. open the source; 6. apply the catalog;
-7. take the claim store over and bring it up to the ledger; 8. offer the embedded ClickHouse to others;
-9. give Redis the open quotas that it may have lost, beside the flow.
+1. take the data directory (embedded engines) or the lease in Redis (servers); 2. start or reach Redis and
+ClickHouse; 3. migrate (embedded) or require it. Then, once for all processes that start together:
+4. compare with what the deployment was made with; 5. open the source; 6. apply the catalog; 7. take the claim
+store over and bring it up to the ledger; 8. copy the saved state. And at last in each of them: 9. build the
+flow; 10. offer the embedded ClickHouse to others; 11. give Redis the open quotas that it may have lost,
+beside the flow.
 
 Every refusal is a `TallyError` that says why and what to do. What can be refused comes before the catalog
 is applied, so that a start that fails leaves the old one in force. What was opened is closed in reverse.
@@ -18,6 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
@@ -36,16 +41,17 @@ from engines.data_directory import QUERY_WAIT_SECONDS_MAX, DataDirectory
 from engines.front import ClickHouseFront
 from engines.redis_server import RedisServer
 from flows import recovery
-from flows.catalogs import Applied, apply_catalog
+from flows.catalogs import Applied, apply_catalog, judge_catalog, sha256_of
+from flows.inputs import Input, open_input, topic_of
 from flows.metering import build
 from flows.open_quotas import open_quotas
+from flows.processes import ALONE, Cluster, StoppedBy, end_at_once, join
 from flows.reclaim import Reclaimed, reclaim
 from sinks import migrate
 from sinks.clickhouse import ClickHouseSink
 from sinks.cluster import synchronise
 from sinks.redis import RedisSink
-from sources.files import TOPIC, FileSource
-from stores.claims import RedisClaims
+from stores.claims import RedisClaims, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,10 @@ class Deployment:
     """Makes a client of the database `tallyflow`, for use beside the flow."""
     applied: Applied
     reclaimed: Reclaimed
-    share_read: Callable[[], float]
-    """How much of the input is read, from 0 to 1."""
-    events_read: Callable[[], int]
-    """How many events were read in this run."""
+    input: Input
+    workers: int
+    cluster: Cluster
+    stopped_by: StoppedBy
 
 
 def use_packaged_time_zones() -> None:
@@ -72,14 +78,27 @@ def use_packaged_time_zones() -> None:
 
 
 @contextmanager
-def start(settings: Settings, *, catalog: str | None, files: str, stop: threading.Event) -> Iterator[Deployment]:
-    """Open everything a run from files needs; closed when the block ends.
+def start(
+    settings: Settings,
+    *,
+    catalog: str | None,
+    source: str,
+    stop: threading.Event,
+    workers: int = 1,
+    cluster: Cluster = ALONE,
+    lost: Callable[[TallyError], None] = end_at_once,
+) -> Iterator[Deployment]:
+    """Open everything that a run needs; closed when the block ends.
 
     Args:
         settings: Parsed settings.
         catalog: YAML text; None to go on with the applied one.
-        files: The glob of the input files.
-        stop: Set to end the sources.
+        source: What to read, for instance `file:GLOB`.
+        stop: Set to end the sources, in all processes.
+        workers: Threads of each process.
+        cluster: This process and those that it runs with.
+        lost: Called from another thread when this instance has lost its place to a younger one, or Redis
+            emptied: what it does must end the process, soon and without a flush.
 
     Raises:
         TallyError: the deployment may not start; the message says why and what to do.
@@ -87,24 +106,27 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
     use_packaged_time_zones()
     directory = DataDirectory(settings.data_dir)
     with named_errors(), ExitStack() as opened:
-        opened.enter_context(directory.acquire(query_wait_seconds_max=QUERY_WAIT_SECONDS_MAX))
+        _take_directory(directory, settings, cluster, opened)
+        redis_url = _open_redis(settings, directory, opened)
+        told = StoppedBy()
+        rendezvous = join(settings, cluster, stop, told, lost, opened)
         client, engine = _open_clickhouse(settings, directory, opened)
         admin = client()
         opened.callback(admin.close)
         if settings.clickhouse_cluster is not None:
             synchronise(admin)
-        has_state = _check_deployment(directory, settings, admin)
-        source = FileSource(files, directory.path / "files.json", batch_rows_max=settings.batch_rows_max, stop=stop)
-        applied = apply_catalog(admin, catalog)
-        if not has_state:
-            directory.write("deployment", _identity(settings))
-        redis_url = _open_redis(settings, directory, opened)
-        claims = _open_claims(settings, redis_url, applied.history, opened)
-        reclaimed = reclaim(claims, admin, TOPIC, source.partitions)
-        store = recovery.begin(directory.recovery, settings.recovery_partitions)
+        opening = _Opening(settings, directory, admin, redis_url, catalog, source, workers, stop, opened)
+        if rendezvous is None:
+            prepared = opening.lead()
+        elif cluster.process == 0:
+            found: list[_Prepared] = []
+            rendezvous.meet(lambda: opening.announce(found))
+            prepared = found[0]
+        else:
+            prepared = opening.follow(cluster.process, rendezvous.meet(dict))
         sink = ClickHouseSink(
             client,
-            topic=TOPIC,
+            topic=prepared.input.topic,
             rows_max=settings.flush_rows_max,
             seconds=settings.flush_seconds,
             retry_seconds=settings.clickhouse_wait_seconds,
@@ -119,30 +141,140 @@ def start(settings: Settings, *, catalog: str | None, files: str, stop: threadin
         )
         opened.callback(quotas.close)
         flow = build(
-            source,
-            history=applied.history,
-            claims=claims,
+            prepared.input.source,
+            history=prepared.applied.history,
+            claims=prepared.claims,
             sink=sink,
             outlets={"redis": quotas},
             shards=settings.shards,
-            partitions=None,
+            partitions=prepared.input.partitions if prepared.input.monotone else None,
             now_us=_now_us,
         )
         if engine is not None:
             opened.enter_context(ClickHouseFront(engine, directory, read_only=True))
-        quotas.restore(lambda: open_quotas(client, _now_us()))
+        if cluster.process == 0:
+            quotas.restore(lambda: open_quotas(client, _now_us()))
         yield Deployment(
             flow,
-            RecoveryConfig(str(store)),
+            RecoveryConfig(str(prepared.store)),
             timedelta(seconds=settings.epoch_seconds),
             client,
-            applied,
-            reclaimed,
-            source.share_read,
-            source.events_read,
+            prepared.applied,
+            prepared.reclaimed,
+            prepared.input,
+            workers,
+            cluster,
+            told,
         )
-        if not stop.is_set():
+        if cluster.process == 0 and not stop.is_set():
             quotas.wait_restored()
+
+
+class _Prepared(NamedTuple):
+    """What holds for one start, in each process."""
+
+    applied: Applied
+    input: Input
+    claims: RedisClaims
+    reclaimed: Reclaimed
+    store: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """The part of a start that one process does for all."""
+
+    settings: Settings
+    directory: DataDirectory
+    admin: Client
+    redis_url: str
+    catalog: str | None
+    source: str
+    workers: int
+    stop: threading.Event
+    opened: ExitStack
+
+    def lead(self) -> _Prepared:
+        """Check, apply, re-claim and copy."""
+        identity = self._identity()
+        has_state = _check_deployment(self.directory, identity, self.admin)
+        source = open_input(self.source, self.settings, self.directory, self.stop)
+        applied = apply_catalog(self.admin, self.catalog)
+        if not has_state:
+            self.directory.write("deployment", identity)
+        claims = self._claims(applied.history)
+        reclaimed = reclaim(claims, self.admin, source.topic, source.partitions)
+        store = recovery.begin(self.directory.recovery, self.settings.recovery_partitions)
+        return _Prepared(applied, source, claims, reclaimed, store)
+
+    def announce(self, found: list[_Prepared]) -> dict[str, Any]:
+        """Lead, and say what the others must know."""
+        prepared = self.lead()
+        found.append(prepared)
+        return {
+            "alike": self._alike(),
+            "catalog": prepared.applied.history.versions[-1].sha256,
+            "claims": prepared.claims.session(),
+            "store": prepared.store.name,
+        }
+
+    def follow(self, process: int, content: dict[str, Any]) -> _Prepared:
+        """Go on with what process 0 prepared."""
+        for key, value in self._alike().items():
+            if content["alike"].get(key) != value:
+                raise TallyError(
+                    f"process 0 runs with {key}={content['alike'].get(key)}, process {process} with {value}: "
+                    "give all processes of a deployment the same"
+                )
+        applied = judge_catalog(self.admin, None)
+        current = applied.history.versions[-1]
+        if current.sha256 != content["catalog"] or (self.catalog and sha256_of(self.catalog) != current.sha256):
+            raise TallyError(f"process {process} has another catalog than process 0: give all processes the same")
+        store = self.directory.recovery / content["store"]
+        if not store.is_dir():
+            raise TallyError(f"{store} is not there: all processes of a deployment must share TALLY_DATA_DIR")
+        source = open_input(self.source, self.settings, self.directory, self.stop)
+        claims = self._claims(applied.history)
+        claims.adopt(Session(*content["claims"]))
+        return _Prepared(applied, source, claims, Reclaimed(0), store)
+
+    def _claims(self, history: History) -> RedisClaims:
+        claims = RedisClaims(
+            self.redis_url,
+            shards=self.settings.claim_shards,
+            accept_within_us=history.versions[0].catalog.accept_within_us,
+            wait_seconds=self.settings.redis_wait_seconds,
+            options=redis_options(self.settings),
+        )
+        self.opened.callback(claims.close)
+        return claims
+
+    def _identity(self) -> dict[str, Any]:
+        """What saved state depends on."""
+        return {"topic": topic_of(self.source), "shards": self.settings.shards, "state_version": STATE_VERSION}
+
+    def _alike(self) -> dict[str, Any]:
+        """What must be the same in every process."""
+        more = {"workers": self.workers, "claim_shards": self.settings.claim_shards, "version": version("tallyflow")}
+        return {**self._identity(), **more}
+
+
+def _take_directory(directory: DataDirectory, settings: Settings, cluster: Cluster, opened: ExitStack) -> None:
+    """Make sure that nobody else uses the embedded engines; what runs on servers has a lease in Redis instead."""
+    if settings.redis_url is not None and settings.clickhouse_url is not None:
+        directory.make()
+        return
+    if cluster.processes > 1:
+        raise TallyError(
+            "several processes cannot share embedded engines: set TALLY_REDIS_URL and TALLY_CLICKHOUSE_URL"
+        )
+    opened.enter_context(directory.acquire(query_wait_seconds_max=QUERY_WAIT_SECONDS_MAX))
+
+
+def _open_redis(settings: Settings, directory: DataDirectory, opened: ExitStack) -> str:
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    return opened.enter_context(RedisServer(directory.redis)).url
 
 
 def _now_us() -> int:
@@ -166,26 +298,7 @@ def _open_clickhouse(
     return lambda: engine.client(migrate.DATABASE), engine
 
 
-def _open_redis(settings: Settings, directory: DataDirectory, opened: ExitStack) -> str:
-    """Where Redis is: the one of the settings, or an embedded one."""
-    if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
-    return opened.enter_context(RedisServer(directory.redis)).url
-
-
-def _open_claims(settings: Settings, url: str, history: History, opened: ExitStack) -> RedisClaims:
-    claims = RedisClaims(
-        url,
-        shards=settings.claim_shards,
-        accept_within_us=history.versions[0].catalog.accept_within_us,
-        wait_seconds=settings.redis_wait_seconds,
-        options=redis_options(settings),
-    )
-    opened.callback(claims.close)
-    return claims
-
-
-def _check_deployment(directory: DataDirectory, settings: Settings, client: Client) -> bool:
+def _check_deployment(directory: DataDirectory, identity: dict[str, Any], client: Client) -> bool:
     """Refuse to go on with state that does not belong to this deployment or this ledger.
 
     Returns:
@@ -204,15 +317,10 @@ def _check_deployment(directory: DataDirectory, settings: Settings, client: Clie
             f"{directory.recovery} has saved state, but the record of what made it is missing from {directory.path}: "
             "restore deployment.json, or start with a new data directory and run the files again"
         )
-    for key, value in _identity(settings).items():
+    for key, value in identity.items():
         if made.get(key) != value:
             raise TallyError(
                 f"this deployment was made with {key}={made.get(key)}, now it is {value}: go on with the old "
                 "value, or start with a new data directory"
             )
     return True
-
-
-def _identity(settings: Settings) -> dict[str, str | int]:
-    """What saved state depends on."""
-    return {"topic": TOPIC, "shards": settings.shards, "state_version": STATE_VERSION}

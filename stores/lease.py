@@ -64,6 +64,7 @@ class Lease:
         wait_seconds: for how long an unreachable Redis is tried again, before the lease is held.
         namespace: begins every Redis key.
         lost: called once when the lease, or the start that this process belongs to, is over.
+        options: what redis-py takes beside the address: user, password, TLS files.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class Lease:
         wait_seconds: float,
         namespace: str = "tally",
         lost: Callable[[TallyError], None] = lambda error: None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         script = files("stores").joinpath("start.lua").read_bytes()
-        self._link = RedisLink(url, script=script, wait_seconds=wait_seconds)
-        self._renewals = RedisLink(url, script=script, wait_seconds=seconds / RENEWALS)
+        self._link = RedisLink(url, script=script, wait_seconds=wait_seconds, options=options)
+        self._renewals = RedisLink(url, script=script, wait_seconds=seconds / RENEWALS, options=options)
         self._key = f"{{{namespace}:start}}"
         self.process = process
         self._seconds = seconds

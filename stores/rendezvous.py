@@ -6,7 +6,8 @@ them. So none of them reads before the claims are complete, and each knows the s
 
 Guarantees: a record is seen by the processes it names only; a process that was started again, or that belongs
 to an earlier start, is in none. Once started, each process notices at its next renewal of the lease that a
-member was replaced or that a new start was called for, and ends: a start lives and dies as a whole.
+member was replaced or that a new start was called for, and ends: a start lives and dies as a whole. It is
+also asked to end there, once one of them was told to: none could close an epoch without it.
 Failure: whoever does not come within the bound is named in a `TallyError`.
 """
 
@@ -31,13 +32,22 @@ class Rendezvous:
         lease: names the process.
         processes: how many start together.
         wait_seconds: how long the others are waited for; not how long the leader may take to prepare.
+        stopping: called, from the lease's thread, with the number of a process that was told to stop.
     """
 
-    def __init__(self, lease: Lease, *, processes: int, wait_seconds: float) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        *,
+        processes: int,
+        wait_seconds: float,
+        stopping: Callable[[int], None] = lambda process: None,
+    ) -> None:
         assert 0 <= lease.process < processes
         self._lease = lease
         self._processes = processes
         self._wait_seconds = wait_seconds
+        self._stopping = stopping
 
     def meet(self, prepare: Callable[[], Content]) -> Content:
         """Start together; process 0 prepares while the others wait.
@@ -50,9 +60,23 @@ class Rendezvous:
             Fenced: the lease was lost.
         """
         record = self._lead(prepare) if self._lease.process == 0 else self._join()
-        self._lease.verify = lambda start: _verify(record, start)
+
+        def look(start: Mapping[str, str]) -> None:
+            _verify(record, start)
+            if "stop" in start:
+                self._stopping(int(start["stop"]))
+
+        self._lease.verify = look
         content: Content = json.loads(record)["content"]
         return content
+
+    def stop(self) -> None:
+        """Ask every process of the start to end; each sees it when it renews its lease.
+
+        Raises:
+            Fenced, ClaimsUnavailable: it cannot be asked for.
+        """
+        self._lease.call("stop")
 
     def _lead(self, prepare: Callable[[], Content]) -> str:
         self._lease.call("call")

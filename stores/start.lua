@@ -1,6 +1,7 @@
 -- Leases and the start of a deployment's processes. Loaded by stores/lease.py; one call is one atomic step.
 --
--- KEYS[1]  hash: m<process> = the holder that waits for a start; record = the start that runs.
+-- KEYS[1]  hash: m<process> = the holder that waits for a start; record = the start that runs;
+--          stop = the process that asked all to end.
 --          A lease is the string KEYS[1]:<process>, its holder's, which expires.
 -- ARGV[1]  mode
 -- ARGV[2]  the caller's process number
@@ -30,6 +31,10 @@ if mode == 'release' then
 end
 if mode == 'call' then -- the leader calls for a new start
   call('DEL', hash)
+  return {1}
+end
+if mode == 'stop' then -- seen by every process at its next renewal
+  call('HSET', hash, 'stop', process)
   return {1}
 end
 if mode == 'join' then -- answers who leads, and the record

@@ -61,17 +61,18 @@ class Place:
     def contents(self) -> list[bytes]:
         return [path.read_bytes() for path in sorted(self.input.iterdir())]
 
-    def start(self, catalog: str | None, stop: threading.Event | None = None, **settings: Any) -> Any:
+    def start(self, catalog: str | None, stop: threading.Event | None = None, workers: int = 1, **settings: Any) -> Any:
         """`flows.start.start` over all files."""
         known = Settings(data_dir=self.data, **{"shards": 8, "batch_rows_max": 300} | settings)
-        return start(known, catalog=catalog, files=str(self.input / "*.ndjson"), stop=stop or threading.Event())
+        source = f"file:{self.input}/*.ndjson"
+        return start(known, catalog=catalog, source=source, stop=stop or threading.Event(), workers=workers)
 
     def run(
         self, catalog: str | None, stop: threading.Event | None = None, workers: int = 1, **settings: Any
     ) -> Outcome:
         """Run to the end of the files, or until stopped."""
-        with self.start(catalog, stop, **settings) as deployment:
-            run(deployment, workers)
+        with self.start(catalog, stop, workers, **settings) as deployment:
+            run(deployment)
             with deployment.client() as client:
                 sql = "SELECT toUnixTimestamp64Micro(effective_from) FROM catalogs FINAL ORDER BY version"
                 return Outcome(

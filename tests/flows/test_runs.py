@@ -115,7 +115,7 @@ def test_a_run_goes_on_where_the_files_have_grown_whatever_changes_were_refused(
                 apply_catalog(client, text)
         assert [version.yaml for version in apply_catalog(client, None).history.versions] == [CATALOG]
         assert (deployment.applied.added, deployment.reclaimed.claims) == (None, 0)
-        run(deployment, 1)
+        run(deployment)
         check(read_tables(client), scene.wanted)
 
 

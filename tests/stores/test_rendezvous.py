@@ -135,6 +135,23 @@ def test_starts_follow_each_other_and_the_earlier_is_fenced(make: Make, pool: Th
     assert claim(young[1].claims, 1, 1, [A]) == {1: first(1, 0)}
 
 
+def test_one_that_is_told_to_stop_asks_all_to_end(make: Make, pool: ThreadPoolExecutor, url: str) -> None:
+    told: list[int] = []
+    leader = make(0, 2)
+    started = pool.submit(leader.start)
+    lease = Lease(url, process=1, seconds=SECONDS, wait_seconds=1)
+    lease.acquire()
+    rendezvous = Rendezvous(lease, processes=2, wait_seconds=3, stopping=told.append)
+    rendezvous.meet(dict)
+    started.result(20)
+    assert not told
+    rendezvous.stop()
+    wait_until(lambda: told)
+    assert set(told) == {1}
+    assert leader.lease.held and lease.held
+    lease.close()
+
+
 def test_a_second_instance_is_refused_and_disturbs_nobody(make: Make, pool: ThreadPoolExecutor) -> None:
     running = [make(0, 2), make(1, 2)]
     together(pool, running)
