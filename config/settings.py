@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     redis_key_file: PemFile | None = Field(
         None, description="PEM file of that certificate's key. Not set: it is in the certificate's file."
     )
+    signals_topic: str = Field(
+        "usage.signals",
+        pattern=r"^[A-Za-z0-9._-]{1,249}$",
+        description="The Kafka topic that signals go to, if `TALLY_KAFKA_BROKERS` is set; made if it is missing.",
+    )
     signals_channel: str = Field(
         "usage.signals", min_length=1, max_length=200, description="The Redis channel that signals are published on."
     )

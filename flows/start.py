@@ -25,14 +25,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bytewax.dataflow import Dataflow
+from bytewax.outputs import FixedPartitionedSink
 from bytewax.recovery import RecoveryConfig
 from clickhouse_connect.driver.client import Client
 
 from config.clickhouse_client import clickhouse_options
+from config.kafka_client import kafka_options
 from config.redis_client import redis_options
 from config.settings import Settings
 from domain.catalog import History
 from domain.ports import TallyError
+from domain.quota import Watched
 from domain.totals import STATE_VERSION
 from engines import clickhouse
 from engines.clickhouse import EmbeddedClickHouse
@@ -50,6 +53,7 @@ from flows.reclaim import Reclaimed, reclaim
 from sinks import migrate
 from sinks.clickhouse import ClickHouseSink
 from sinks.cluster import synchronise
+from sinks.kafka import KafkaSink, ensure_topic
 from sinks.redis import RedisSink
 from stores.claims import RedisClaims, Session
 
@@ -140,12 +144,19 @@ def start(
             options=redis_options(settings),
         )
         opened.callback(quotas.close)
+        outlets: dict[str, FixedPartitionedSink[Watched, None]] = {"redis": quotas}
+        if settings.kafka_brokers is not None:
+            signals = KafkaSink(
+                kafka_options(settings), topic=settings.signals_topic, wait_seconds=settings.kafka_wait_seconds
+            )
+            opened.callback(signals.close)
+            outlets["kafka"] = signals
         flow = build(
             prepared.input.source,
             history=prepared.applied.history,
             claims=prepared.claims,
             sink=sink,
-            outlets={"redis": quotas},
+            outlets=outlets,
             shards=settings.shards,
             partitions=prepared.input.partitions if prepared.input.monotone else None,
             now_us=_now_us,
@@ -199,6 +210,8 @@ class _Opening:
         identity = self._identity()
         has_state = _check_deployment(self.directory, identity, self.admin)
         source = open_input(self.source, self.settings, self.directory, self.stop)
+        if self.settings.kafka_brokers is not None:
+            _ensure_signals_topic(self.settings)
         applied = apply_catalog(self.admin, self.catalog)
         if not has_state:
             self.directory.write("deployment", identity)
@@ -296,6 +309,16 @@ def _open_clickhouse(
     with engine.client(migrate.DATABASE) as client:
         migrate.migrate(client)
     return lambda: engine.client(migrate.DATABASE), engine
+
+
+def _ensure_signals_topic(settings: Settings) -> None:
+    ensure_topic(
+        kafka_options(settings),
+        settings.signals_topic,
+        partitions=settings.kafka_partitions,
+        replication=settings.kafka_replication,
+        wait_seconds=settings.kafka_wait_seconds,
+    )
 
 
 def _check_deployment(directory: DataDirectory, identity: dict[str, Any], client: Client) -> bool:

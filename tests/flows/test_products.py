@@ -1,21 +1,26 @@
-"""What products see of a run: quotas in Redis as the oracle counts them, also after Redis lost everything."""
+"""What products see of a run: signals and quotas as the oracle has them, also after Redis lost everything."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from kafka import KafkaConsumer, TopicPartition
 
+from domain.instants import parse
 from domain.signals_json import decimal_text
 from engines.redis_server import RedisServer
 from tests.flows.places import Place, StopAfter, check, events, expected
 from tests.flows.scenes import CATALOG
 from tests.oracle import Tables
+from tests.services.kafka import Kafka
 
 TEN_YEARS_DAYS = 3650
 OPEN_US = 2_000_000_000_000_000
@@ -92,3 +97,42 @@ def test_quotas_in_redis_are_what_the_oracle_counts(
         client.flushall()
     place.run(None, redis_url=server.url)
     check_quotas(server.url, wanted)
+
+
+def test_every_signal_comes_by_kafka_and_by_redis(
+    place: Place, server: RedisServer, kafka: Kafka, contents: list[bytes], wanted: Tables
+) -> None:
+    """The first run ends in the middle of the files; of the second the last epoch was lost, so it is sent again."""
+    place.write(contents)
+    where = {"redis_url": server.url, "kafka_brokers": kafka.bootstrap, "signals_topic": "products.signals"}
+    with redis.Redis.from_url(server.url) as client, client.pubsub() as pubsub:
+        pubsub.subscribe("usage.signals")
+        place.run(CATALOG, StopAfter(6), batch_rows_max=30, **where)
+        shutil.copytree(place.data / "recovery", place.data.parent / "saved")
+        place.run(None, StopAfter(6), batch_rows_max=30, **where)
+        shutil.rmtree(place.data / "recovery")
+        (place.data.parent / "saved").rename(place.data / "recovery")
+        place.run(None, workers=2, **where)
+        heard = []
+        while (message := pubsub.get_message(timeout=0.5)) is not None:
+            heard.append(message["data"])
+    with KafkaConsumer(bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest") as consumer:
+        consumer.assign(
+            [TopicPartition("products.signals", p) for p in consumer.partitions_for_topic("products.signals")]
+        )
+        sent = []
+        while records := consumer.poll(timeout_ms=1500):
+            sent += [record for found in records.values() for record in found]
+    ids = {row["id"] for row in wanted.signals.values()}
+    assert len(ids) > 20
+    for messages in ([record.value for record in sent], heard[1:]):
+        signals = list(map(json.loads, messages))
+        assert {signal["id"] for signal in signals} == ids
+        assert len(signals) > len(ids), "nothing was sent again: this shows too little"
+    for record in sent:
+        signal = json.loads(record.value)
+        assert record.key.decode() == signal["subject"]
+        threshold = Decimal(signal["data"]["threshold"])
+        start = parse(signal["data"]["period_start"])
+        row = wanted.signals[signal["type"], signal["subject"], signal["data"]["feature"], start, threshold]
+        assert (signal["id"], Decimal(signal["data"]["allowance"])) == (row["id"], row["allowance"])
