@@ -104,7 +104,11 @@ def test_every_signal_comes_by_kafka_and_by_redis(
 ) -> None:
     """The first run ends in the middle of the files; of the second the last epoch was lost, so it is sent again."""
     place.write(contents)
-    where = {"redis_url": server.url, "kafka_brokers": kafka.bootstrap, "signals_topic": "products.signals"}
+    where: dict[str, Any] = {
+        "redis_url": server.url,
+        "kafka_brokers": kafka.bootstrap,
+        "signals_topic": "products.signals",
+    }
     with redis.Redis.from_url(server.url) as client, client.pubsub() as pubsub:
         pubsub.subscribe("usage.signals")
         place.run(CATALOG, StopAfter(6), batch_rows_max=30, **where)
