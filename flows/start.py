@@ -164,7 +164,7 @@ def start(
         if engine is not None:
             opened.enter_context(ClickHouseFront(engine, directory, read_only=True))
         if cluster.process == 0:
-            quotas.restore(lambda: open_quotas(client, _now_us()))
+            quotas.restore(lambda: open_quotas(client, prepared.applied.history, _now_us()))
         yield Deployment(
             flow,
             RecoveryConfig(str(prepared.store)),

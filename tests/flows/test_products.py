@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 import redis
+import yaml
 from kafka import KafkaConsumer, TopicPartition
 
 from domain.instants import parse
 from domain.signals_json import decimal_text
 from engines.redis_server import RedisServer
+from tests.flows import scenes
 from tests.flows.places import Place, StopAfter, check, events, expected
-from tests.flows.scenes import CATALOG
 from tests.oracle import Tables
 from tests.services.kafka import Kafka
 
+CATALOG = scenes.CATALOG.replace("on_exceed: block", "on_exceed: allow", 5)
 TEN_YEARS_DAYS = 3650
 OPEN_US = 2_000_000_000_000_000
 """2033: what ends after it is open by Redis's clock. What ended long ago is not kept."""
@@ -54,6 +56,12 @@ def quotas_of(tables: Tables) -> dict[tuple[str, str], list[dict[str, Any]]]:
     for subject, _, feature, start in rows:
         last[subject, feature] = max(start, last.get((subject, feature), 0))
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    on_exceed = {
+        (name, entitlement["feature"]): entitlement.get("on_exceed", "block")
+        for name, plan in yaml.safe_load(CATALOG)["plans"].items()
+        for entitlement in plan.get("entitlements", [])
+    }
+    assert set(on_exceed.values()) == {"allow", "block"}
     for (subject, plan, feature, start), row in rows.items():
         if start == last[subject, feature]:
             state = {
@@ -65,6 +73,7 @@ def quotas_of(tables: Tables) -> dict[tuple[str, str], list[dict[str, Any]]]:
                 "inputs": row["inputs"],
                 "era": 0,
                 "plan": plan,
+                "on_exceed": on_exceed[plan, feature],
             }
             found.setdefault((subject, feature), []).append(state)
     return found
