@@ -29,6 +29,8 @@ log = logging.getLogger("tallyflow")
 BATCH_EVENTS_MAX = 1000
 RETRY_SECONDS_MIN = 0.1
 RETRY_SECONDS_MAX = 2.0
+OVERDUE_SECONDS_MAX = 5.0
+"""How long after its time an event may still be with Kafka's client, which should have given it back."""
 EVENT_OVERHEAD_BYTES = 512
 """What an event costs besides its body, roughly; counted against `buffer_bytes_max`."""
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -249,7 +251,7 @@ class Delivery:
     def _step(self) -> bool:
         """One turn; False once the buffer is closed. Nothing that fails here may end the thread."""
         with self._lock:
-            self._work.wait_for(self._has_work)
+            self._work.wait_for(self._has_work, OVERDUE_SECONDS_MAX)
             if self._closed:
                 return False
             batch = self._take()
@@ -283,7 +285,8 @@ class Delivery:
     def _take(self) -> _Batch:
         """The next events to send, and those that it is too late for. Under the lock."""
         batch, now = _Batch(), time.monotonic()
-        self._sort_returned(batch, now)
+        self._sort_returned(batch)
+        self._take_overdue(batch, now)
         while self._queue and self._queue[0].deadline <= now:
             batch.timed_out.append(self._queue.popleft())
         if self._suspects:
@@ -296,14 +299,14 @@ class Delivery:
         self._finish(failed)
         return batch
 
-    def _sort_returned(self, batch: _Batch, now: float) -> None:
+    def _sort_returned(self, batch: _Batch) -> None:
         """What happens to events that a producer gave back."""
         again = []
         while self._returned:
             back = self._returned.popleft()
             entry = back.entry
             self._counts.last_error = _text(back.error)
-            batch.failed_producer |= back.producer is self._producer and entry.deadline > now
+            batch.failed_producer |= back.producer is self._producer
             if not isinstance(back.error, _TOO_LARGE):
                 again.append(entry)
             elif entry.number == self._alone:
@@ -311,6 +314,15 @@ class Delivery:
             else:
                 self._suspects.append(entry)
         self._queue.extendleft(reversed(again))
+
+    def _take_overdue(self, batch: _Batch, now: float) -> None:
+        """Events that Kafka's client should have given back long ago: one that has stopped working never does."""
+        for entry in self._pending.values():
+            if entry.deadline + OVERDUE_SECONDS_MAX > now:
+                return
+            if entry not in self._queue and entry not in self._suspects:
+                batch.timed_out.append(entry)
+                batch.failed_producer = True
 
     def _take_suspects(self, batch: _Batch, now: float) -> None:
         """Of the events that came back as too large, send the smaller half, and nothing else meanwhile.
