@@ -32,6 +32,7 @@ def build(
     claims: Claims,
     sink: FixedPartitionedSink[Item, None],
     outlets: Mapping[str, FixedPartitionedSink[Watched, None]],
+    here: str,
     shards: int,
     partitions: Collection[int] | None,
     now_us: Callable[[], int],
@@ -44,6 +45,7 @@ def build(
         claims: Who claimed an idempotency key first.
         sink: Takes what is durable; flushes at the epoch barrier.
         outlets: By step id, where signals and quota states go for products to act on, at once.
+        here: Key of the sinks' partition in this process: what has to leave it would be pickled.
         shards: Of the aggregate's state; fixed for the life of a deployment.
         partitions: Every partition of a source with monotone log times, else None.
         now_us: The clock that stamps signals.
@@ -55,8 +57,10 @@ def build(
     rated = rate("rate", updates, history)
     watched = watch_quotas("watch_quotas", rated, history, now_us)
 
-    ledger = op.map("durable", batches, lambda batch: (str(batch.raw.partition), batch.durable()))
-    op.output("clickhouse", op.merge("rows", ledger, rated, watched), sink)
+    ledger = op.map("durable", batches, lambda batch: ("", batch.durable()))
+    rows = op.merge("rows", ledger, rated, watched)
+    op.output("clickhouse", op.map("rows_here", rows, lambda item: (here, item[1])), sink)
+    watched_here = op.map("watched_here", watched, lambda item: (here, item[1]))
     for name, outlet in outlets.items():
-        op.output(name, watched, outlet)
+        op.output(name, watched_here, outlet)
     return flow

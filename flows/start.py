@@ -54,6 +54,7 @@ from sinks import migrate
 from sinks.clickhouse import ClickHouseSink
 from sinks.cluster import synchronise
 from sinks.kafka import KafkaSink, ensure_topic
+from sinks.partitions import partition_of
 from sinks.redis import RedisSink
 from stores.claims import RedisClaims, Session
 
@@ -157,6 +158,7 @@ def start(
             claims=prepared.claims,
             sink=sink,
             outlets=outlets,
+            here=partition_of(cluster.process, workers),
             shards=settings.shards,
             partitions=prepared.input.partitions if prepared.input.monotone else None,
             now_us=_now_us,

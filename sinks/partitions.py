@@ -26,6 +26,14 @@ PARTITIONS = 64
 _NAMES = [f"{number:02}" for number in range(PARTITIONS)]
 
 
+def partition_of(process: int, workers: int) -> str:
+    """A partition that is in this process, of which each has so many workers: as a key, it keeps items here.
+
+    Any partition will do, as none has state of its own; but what goes to another process is pickled and sent.
+    """
+    return _NAMES[process * workers % PARTITIONS]
+
+
 class Outlet(Protocol[X]):
     """Where the partitions of one process write to. Called by several threads."""
 
@@ -88,6 +96,11 @@ class SharedSink(FixedPartitionedSink[X, None], Generic[X]):
     @override
     def list_parts(self) -> list[str]:
         return list(_NAMES)
+
+    @override
+    def part_fn(self, item_key: str) -> int:
+        """Keys are names of partitions."""
+        return int(item_key)
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition[X]:

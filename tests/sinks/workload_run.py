@@ -53,7 +53,7 @@ def count_workload(clients: Callable[[], Client], folder: Path) -> Run:
     claims.publish({})
     source = FileSource(str(folder / "*.ndjson"), folder / "files.json", batch_rows_max=300, stop=threading.Event())
     sink = ClickHouseSink(clients, topic=TOPIC, rows_max=1000, seconds=60, retry_seconds=1)
-    options: dict[str, Any] = {"outlets": {}, "shards": 8, "partitions": None, "now_us": lambda: 0}
+    options: dict[str, Any] = {"outlets": {}, "here": "00", "shards": 8, "partitions": None, "now_us": lambda: 0}
     run_main(build(source, history=history, claims=claims, sink=sink, **options))
     tables = compute([(0, catalog)], list(enumerate(files)))
     return Run(clients(), tables, shares_of(catalog, tables))
