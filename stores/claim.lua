@@ -3,8 +3,11 @@
 --
 -- KEYS[1]  the shard's meta hash: token, incarnation, seed, layout,
 --          p<partition> = offset up to which every claim is held, g<generation> = 1 while it lives
--- ARGV[1]  'claim' | 'restore' | 'publish'
+-- ARGV[1]  'claim' | 'restore' | 'publish' | 'clear' | 'seed' | 'unlink'
 -- ARGV[2]  the caller's fencing token
+-- clear: drops all of the meta hash but the token
+-- seed: ARGV[3] seed, [4] layout
+-- unlink: ARGV[3] a field of the meta hash that goes as well, or ''; [4..] keys of this shard
 -- ARGV[3]  incarnation (claim: the one learnt; publish: the new one; restore: unused)
 -- publish: ARGV[4..] = partition, offset, partition, offset, ...
 -- claim, restore: ARGV[4] partition, [5] start offset, [6] next offset,
@@ -23,6 +26,24 @@ local state = call('HMGET', meta, 'token', 'incarnation', partition_field)
 local token, mine = tonumber(state[1] or 0), tonumber(ARGV[2])
 if token > mine then return {1, state[1]} end
 if token < mine then return {2, 'fencing token', state[1] or 'nothing'} end
+
+if mode == 'clear' then
+  for _, name in ipairs(call('HKEYS', meta)) do
+    if name ~= 'token' then call('HDEL', meta, name) end
+  end
+  return {0}
+end
+
+if mode == 'seed' then
+  call('HSET', meta, 'seed', ARGV[3], 'layout', ARGV[4])
+  return {0}
+end
+
+if mode == 'unlink' then
+  if #ARGV > 3 then call('UNLINK', unpack(ARGV, 4)) end
+  if ARGV[3] ~= '' then call('HDEL', meta, ARGV[3]) end
+  return {0}
+end
 
 if mode == 'publish' then
   for i = 4, #ARGV, 2 do

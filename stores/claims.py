@@ -40,6 +40,7 @@ from domain.values import FUTURE_SKEW_US
 from stores.claim_records import LAYOUT, Packed, bucket_names, pack, unpack
 from stores.pipe import Argument
 from stores.redis_link import RedisLink
+from stores.servers import Server
 
 REDIS_VERSION_MIN = (6, 2)
 UNLINK_KEYS_MAX = 500
@@ -58,18 +59,18 @@ class Session(NamedTuple):
     seed: int
     incarnation: str
     servers: list[str]
-    """The server processes that the start met."""
+    """By shard, the server process that the start met."""
 
 
 class RedisClaims:
-    """Implements `domain.ports.Claims` and `ClaimsAdmin` on one Redis (6.2 or later).
+    """Implements `domain.ports.Claims` and `ClaimsAdmin` on one Redis or a cluster (6.2 or later).
 
     Order of use: `take_over`, `progress`, `restore`, `publish`; then `claim` and `forget`, from any
     number of threads. Another process of the same start calls `adopt` instead, with the first's `session`.
     Offsets must be below 2^48, indexes below 2^24.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: `redis://`, `rediss://` or `unix://`; of a cluster, any of its nodes.
         shards: into how many hash tags the claims are spread; every batch calls each of them.
         accept_within_us: the deployment's age limit.
         wait_seconds: for how long an unreachable Redis is tried again.
@@ -111,9 +112,10 @@ class RedisClaims:
             TallyError: the server is too old or may evict keys.
             ClaimsUnavailable: no answer within the bound.
         """
-        info = self._link.meet()
-        self._refuse_unfit(info)
-        return f"version {info['redis_version']} at {self._link.address}"
+        met = self._meet()
+        versions = ", ".join(sorted({server.info["redis_version"] for server in met}))
+        masters = "" if met[0].address is None else f", a cluster with {len(met)} masters,"
+        return f"version {versions}{masters} at {self._link.address}"
 
     def take_over(self) -> int:
         """Take the next fencing token on every shard, and learn or make the deployment's seed.
@@ -125,7 +127,7 @@ class RedisClaims:
             ClaimsUnavailable: no answer within the bound.
         """
         self._incarnation, self._forgotten = None, -1
-        self._refuse_unfit(self._link.meet())
+        self._meet()
         self._tokens = [int(self._link.do("HINCRBY", meta, "token", 1)) for meta in self._metas]
         known = {tuple(self._link.do("HMGET", meta, "seed", "layout")) for meta in self._metas}
         seed, layout = known.pop()
@@ -168,7 +170,7 @@ class RedisClaims:
     def session(self) -> Session:
         """What another process needs to be part of this start; after `publish`."""
         assert self._incarnation is not None, "session() before publish()"
-        return Session(self._tokens, self._seed, self._incarnation, self._link.servers)
+        return Session(self._tokens, self._seed, self._incarnation, self._servers())
 
     def adopt(self, session: Session) -> None:
         """Become part of a start whose claims another process has taken over, restored and published.
@@ -179,8 +181,8 @@ class RedisClaims:
             ClaimsUnavailable: no answer within the bound.
         """
         assert len(session.tokens) == len(self._metas), "the processes of a start have the same number of claim shards"
-        self._refuse_unfit(self._link.meet())
-        if self._link.servers != session.servers:
+        self._meet()
+        if self._servers() != session.servers:
             raise ClaimsLost(
                 f"Redis at {self._link.address} is another server process than the one that the leader of this start "
                 "met: give every process the same TALLY_REDIS_URL, and start again"
@@ -231,11 +233,11 @@ class RedisClaims:
         newest = log_time_us // self._generation_us - 2
         if newest <= self._forgotten:
             return
-        for meta in self._metas:
+        for meta, token in zip(self._metas, self._tokens, strict=True):
             generations = [int(name[1:]) for name in self._link.fields(meta) if name.startswith(b"g")]
             for generation in generations:
                 if generation <= newest:
-                    self._drop_generation(meta, generation)
+                    self._drop_generation(meta, token, generation)
         self._forgotten = newest
 
     def close(self) -> None:
@@ -282,8 +284,19 @@ class RedisClaims:
             "restart, so that they are rebuilt from the ledger"
         )
 
-    def _refuse_unfit(self, info: Mapping[str, str]) -> None:
-        version, where = info["redis_version"], f"Redis at {self._link.address}"
+    def _meet(self) -> list[Server]:
+        """Meet every master, and refuse those that would not keep claims."""
+        met = self._link.meet(self._metas)
+        for server in met:
+            self._refuse_unfit(server)
+        return met
+
+    def _servers(self) -> list[str]:
+        return [self._link.identity(meta) for meta in self._metas]
+
+    def _refuse_unfit(self, server: Server) -> None:
+        info = server.info
+        version, where = info["redis_version"], f"Redis at {self._link.name(server.address)}"
         if tuple(int(part) for part in version.split(".")[:2]) < REDIS_VERSION_MIN:
             raise TallyError(f"{where} is version {version}: claims need 6.2 or later, upgrade it")
         policy = info.get("maxmemory_policy", "noeviction")
@@ -296,32 +309,37 @@ class RedisClaims:
     def _begin_anew(self) -> int:
         """Drop all claims, then make a new seed. The tokens stay.
 
-        The seeds go first: if this breaks off, the next start begins anew as well.
+        The seeds go first: if this breaks off, the next start begins anew as well. Each step is refused
+        once a younger instance has taken over, whose claims it would drop.
         """
-        for meta in self._metas:
-            stale = [name for name in self._link.fields(meta) if name != b"token"]
-            if stale:
-                self._link.do("HDEL", meta, *stale)
-        keep = {meta.encode() for meta in self._metas}
-        cursor = b"0"
-        while True:
-            cursor, keys = self._link.do("SCAN", cursor, "MATCH", f"{self._tag}*", "COUNT", UNLINK_KEYS_MAX)
-            dropped = [key for key in keys if key not in keep]
-            if dropped:
-                self._link.do("UNLINK", *dropped)
-            if int(cursor) == 0:
-                break
+        tokens = dict(zip(self._metas, self._tokens, strict=True))
+        for meta, token in tokens.items():
+            self._fenced("clear", meta, token)
+        for keys in self._link.scan(f"{self._tag}*"):
+            by_shard: dict[str, list[str]] = {}
+            for key in keys:
+                by_shard.setdefault(key.partition("}")[0] + "}", []).append(key)
+            for meta, names in by_shard.items():
+                if meta not in tokens:  # a shard of another layout
+                    tokens[meta] = int(self._link.do("HINCRBY", meta, "token", 1))
+                self._fenced("unlink", meta, tokens[meta], "", *(name for name in names if name != meta))
+        for meta in tokens.keys() - set(self._metas):
+            self._fenced("unlink", meta, tokens[meta], "", meta)
         seed = secrets.randbits(64)
         for meta in self._metas:
-            self._link.do("HSET", meta, "seed", seed, "layout", self._layout)
+            self._fenced("seed", meta, tokens[meta], seed, self._layout)
         return seed
 
-    def _drop_generation(self, meta: str, generation: int) -> None:
+    def _drop_generation(self, meta: str, token: int, generation: int) -> None:
         """Unlink every bucket that the generation can have, and only then its mark of living."""
         keys = [f"{meta}:{generation}:{name}" for name in bucket_names()]
         for begin in range(0, len(keys), UNLINK_KEYS_MAX):
-            self._link.do("UNLINK", *keys[begin : begin + UNLINK_KEYS_MAX])
-        self._link.do("HDEL", meta, f"g{generation}")
+            part = keys[begin : begin + UNLINK_KEYS_MAX]
+            last = begin + UNLINK_KEYS_MAX >= len(keys)
+            self._fenced("unlink", meta, token, f"g{generation}" if last else "", *part)
+
+    def _fenced(self, mode: str, meta: str, token: int, *arguments: Argument) -> None:
+        self._accepted(self._link.evaluate([(meta, [mode, token, *arguments])]))
 
 
 class _Sent(threading.local):

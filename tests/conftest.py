@@ -14,6 +14,7 @@ from engines.redis_server import RedisServer
 from tests.services.clickhouse import ClickHouse
 from tests.services.jars import Unavailable
 from tests.services.kafka import Kafka
+from tests.services.redis_cluster import RedisCluster
 
 settings.register_profile("tallyflow", deadline=None)  # a busy machine is no fault
 settings.load_profile("tallyflow")
@@ -26,6 +27,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory: Path = tmp_path_factory.mktemp("redis")
     with RedisServer(directory) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three masters of this test run, `.url` is one of them. Shared: whoever uses it empties it first."""
+    with RedisCluster(tmp_path_factory.mktemp("redis-cluster")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from domain.ports import Claim, ClaimRequests, Claims, ClaimsAdmin
 from domain.values import FUTURE_SKEW_US, HOUR_US, Position
 from stores.claims import RedisClaims
 from tests.fakes.claims import ClaimServer, FakeClaims
+from tests.services.redis_cluster import RedisCluster
 
 ACCEPT_WITHIN_US = HOUR_US - FUTURE_SKEW_US
 GENERATION_US = HOUR_US
@@ -57,6 +58,19 @@ class RedisStore:
     def flush(self) -> None:
         with redis.Redis.from_url(self.url) as client:
             client.flushdb()
+
+
+@dataclass
+class ClusterStore:
+    cluster: RedisCluster
+    shards: int
+    wait_seconds: float = 5.0
+
+    def instance(self) -> RedisClaims:
+        return RedisStore(self.cluster.url, self.shards, self.wait_seconds).instance()
+
+    def flush(self) -> None:
+        self.cluster.flush()
 
 
 class Event(NamedTuple):

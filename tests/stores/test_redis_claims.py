@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from domain.ports import ClaimsLost, ClaimsUnavailable, TallyError
+from domain.ports import ClaimsLost, ClaimsUnavailable, Fenced, TallyError
 from engines.redis_server import RedisServer
 from stores.claims import RedisClaims
 from tests.stores.claim_stores import (
@@ -158,6 +158,27 @@ def test_one_lost_shard_is_a_loss(url: str, server: redis.Redis) -> None:
     successor.take_over()
     assert successor.progress() == {}
     assert keys_of(server) == {"{tally:c0}", "{tally:c1}", "{tally:c2}"}, "no claim of the old seed is left"
+
+
+def test_a_start_that_slept_while_it_dropped_claims_drops_none_of_its_successor(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking over may take long, and the process may be paused; another start may come and go on meanwhile."""
+    store = RedisStore(url, shards=2)
+    claim(started(RedisStore(url, shards=3)), 0, 0, [A, B])
+    slow, successors = store.instance(), []
+    scan = slow._link.scan
+
+    def sleepy(pattern: str) -> Iterator[list[str]]:
+        successors.append(started(store))
+        claim(successors[0], 0, 0, [A, B])
+        yield from scan(pattern)
+
+    monkeypatch.setattr(slow._link, "scan", sleepy)
+    with pytest.raises(Fenced):
+        slow.take_over()
+    assert claim(successors[0], 1, 0, [A, B]) == {0: first(0, 0), 1: first(0, 1)}
+    assert started(store).progress() == {0: 2, 1: 2}
 
 
 def test_another_layout_begins_anew(url: str, server: redis.Redis) -> None:
