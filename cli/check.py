@@ -18,6 +18,7 @@ from config.redis_client import redis_options
 from config.settings import Settings
 from domain.instants import to_text
 from domain.ports import TallyError
+from domain.subscriptions import SUBSCRIPTION
 from engines import clickhouse
 from engines.clickhouse_server import named_errors
 from engines.data_directory import DataDirectory
@@ -75,7 +76,8 @@ def _catalog(given: str | None, settings: Settings) -> str:
         last = judged.history.versions[-1]
         catalog, since = last.catalog, to_text(last.effective_from_us) if last.effective_from_us else "the beginning"
         what = f"{'is' if judged.added is None else 'becomes'} version {last.version}, from {since} on"
-    parts = ((catalog.event_types, "event type"), (catalog.meters, "meter"), (catalog.plans, "plan"))
+    declared = catalog.event_types.keys() - {SUBSCRIPTION}
+    parts = ((declared, "event type"), (catalog.meters, "meter"), (catalog.plans, "plan"))
     return ", ".join([what, *(f"{len(some)} {name}{'' if len(some) == 1 else 's'}" for some, name in parts)])
 
 

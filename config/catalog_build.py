@@ -15,6 +15,7 @@ from config.catalog_plans import PlanReader
 from config.catalog_reader import LABEL_TYPES, Reader
 from domain.catalog import Aggregation, Catalog, EventType, Meter, Subscription
 from domain.schema import Fault, Property, SchemaError, compile_schema
+from domain.subscriptions import SUBSCRIPTION, subscription_type
 from domain.values import DAY_US, MINUTE_US
 
 RESERVED = "tallyflow."
@@ -49,7 +50,7 @@ class _Builder(Reader):
             timezone=outline.timezone,
             currency=outline.currency,
             accept_within_us=outline.accept_within,
-            event_types=self.event_types,
+            event_types={**self.event_types, SUBSCRIPTION: subscription_type(plans)},
             meters=self.meters,
             plans=plans,
             subscriptions=subscriptions,

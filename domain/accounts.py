@@ -1,13 +1,14 @@
 """Who each event is billed to: plan, time zone and periods, for a whole batch at once.
 
-Without a subscription that covers an event's time, its subject is on the catalog's default plan, in
-the catalog's zone, and is billed by calendar month.
+A subject's segments say what it is on and when, by subscriptions of the catalog or of the log's events. Where
+none covers an event's time, its subject is on the catalog's default plan, in the catalog's zone, and is billed
+by calendar month.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from domain import calendar
 from domain.catalog import Catalog, History, PeriodKind, Subscription
+from domain.values import FOREVER_US, Live, Segment
 
 Int64s = NDArray[np.int64]
 
@@ -44,35 +46,62 @@ _PERIOD_WINDOWS = {PeriodKind.HOUR: "1h", PeriodKind.DAY: "1d", PeriodKind.MONTH
 class Accounts:
     """Plan, zone and periods of every row of a batch, under one catalog.
 
+    Args:
+        catalog: Its default plan and zone hold where no segment covers a row's time.
+        segments: Of each account, what its subject is on, and when; empty for most where few subscribe.
+            An account is a subject, or one up to an event that changed its subscriptions.
+        account_of: Each row's account.
+        times_us: Each row's time.
+
     Attributes:
         plans: The plans that occur; `plan_of` holds each row's index in it, or `NO_PLAN`.
     """
 
-    def __init__(self, catalog: Catalog, subjects: Sequence[str], times_us: Int64s) -> None:
-        count = len(subjects)
+    def __init__(
+        self, catalog: Catalog, segments: Sequence[Sequence[Segment]], account_of: Int64s, times_us: Int64s
+    ) -> None:
+        count = len(times_us)
         self._times = times_us
         self._zones = [catalog.timezone]
         self._zone_of = np.zeros(count, np.int64)
         self._spans: dict[str, Spans] = {}
-        self._subscribed: list[tuple[int, Subscription]] = []
+        self._subscribed: Int64s = np.empty(0, np.int64)
+        self._segment_of: Int64s = np.empty(0, np.int64)
+        self._segments: list[Segment] = []
         self.plans: list[str] = [] if catalog.default_plan is None else [catalog.default_plan]
         self.plan_of = np.full(count, NO_PLAN if catalog.default_plan is None else 0, np.int64)
-        if catalog.subscriptions:
-            self._subscribe(catalog, subjects)
+        if count and any(segments):
+            self._subscribe(segments, account_of)
 
-    def _subscribe(self, catalog: Catalog, subjects: Sequence[str]) -> None:
-        """Give the rows that a subscription covers its plan and zone."""
+    def _subscribe(self, segments: Sequence[Sequence[Segment]], account_of: Int64s) -> None:
+        """Give the rows that a segment covers its plan and zone."""
+        low, high = int(self._times.min()), int(self._times.max())
+        known: list[Segment] = []
+        firsts, counts = [], []
+        for some in segments:
+            near = [one for one in some if one.start_us <= high and low < one.end_us]
+            firsts.append(len(known))
+            counts.append(len(near))
+            known += near
+        if not known:
+            return
+        starts = np.array([one.start_us for one in known], np.int64)
+        ends = np.array([one.end_us for one in known], np.int64)
+        first_of, count_of = np.array(firsts, np.int64)[account_of], np.array(counts, np.int64)[account_of]
+        found = np.full(len(account_of), -1, np.int64)
+        for place in range(max(counts)):
+            rows = np.flatnonzero((count_of > place) & (found < 0))
+            tried = first_of[rows] + place
+            times = self._times[rows]
+            fits = (starts[tried] <= times) & (times < ends[tried])
+            found[rows[fits]] = tried[fits]
         plans = {name: i for i, name in enumerate(self.plans)}
         zones = {name: i for i, name in enumerate(self._zones)}
-        subscriptions = catalog.subscriptions
-        rows = [i for i, subject in enumerate(subjects) if subject in subscriptions]
-        covers = {subject: _coverages(subscriptions[subject]) for subject in {subjects[row] for row in rows}}
-        for row, time_us in zip(rows, self._times[rows].tolist(), strict=True):
-            found = _covering(covers[subjects[row]], time_us)
-            if found is not None:
-                self._subscribed.append((row, found))
-                self.plan_of[row] = plans.setdefault(found.plan, len(plans))
-                self._zone_of[row] = zones.setdefault(found.timezone, len(zones))
+        plan_of = np.array([plans.setdefault(one.plan, len(plans)) for one in known], np.int64)
+        zone_of = np.array([zones.setdefault(one.timezone, len(zones)) for one in known], np.int64)
+        rows = np.flatnonzero(found >= 0)
+        self._subscribed, self._segment_of, self._segments = rows, found[rows], known
+        self.plan_of[rows], self._zone_of[rows] = plan_of[self._segment_of], zone_of[self._segment_of]
         self.plans, self._zones = list(plans), list(zones)
 
     def windows(self, window: str) -> Spans:
@@ -103,32 +132,76 @@ class Accounts:
 
     def _billing(self) -> Spans:
         months = self.windows("1mo")
-        if not self._subscribed:
+        if not len(self._subscribed):
             return months
         starts, ends = months.starts.copy(), months.ends.copy()
-        for row, found in self._subscribed:
-            time_us = int(self._times[row])
-            starts[row], ends[row] = calendar.billing_period(found.timezone, found.start, found.end, time_us)
+        anchors: dict[tuple[str, int], int] = {}
+        number_of = [anchors.setdefault((one.timezone, one.billing_day), len(anchors)) for one in self._segments]
+        anchor_of = np.array(number_of, np.int64)[self._segment_of]
+        for number, (zone, day) in enumerate(anchors):
+            rows = self._subscribed[anchor_of == number]
+            if len(rows):
+                starts[rows], ends[rows] = calendar.billing_bounds(zone, day, self._times[rows])
+        until = np.array([one.billing_until_us for one in self._segments], np.int64)[self._segment_of]
+        ends[self._subscribed] = np.minimum(ends[self._subscribed], until)
         return Spans.of(starts, ends)
 
 
-_Coverage = tuple[int, int | None, Subscription]
+def seed_segments(catalog: Catalog) -> dict[str, tuple[Segment, ...]]:
+    """What the catalog's own subscriptions put its subjects on."""
+    return {subject: tuple(map(_seed_segment, seeds)) for subject, seeds in catalog.subscriptions.items()}
 
 
-def covering(subscriptions: tuple[Subscription, ...], time_us: int) -> Subscription | None:
-    """The one of a subject's subscriptions that covers a time."""
-    return _covering(_coverages(subscriptions), time_us)
+def _seed_segment(seed: Subscription) -> Segment:
+    start_us, end_us = calendar.coverage_us(seed.timezone, seed.start, seed.end)
+    until_us = FOREVER_US if end_us is None else end_us
+    return Segment(start_us, until_us, seed.plan, seed.timezone, seed.start.day, until_us)
 
 
-def _coverages(subscriptions: tuple[Subscription, ...]) -> list[_Coverage]:
-    return [(*calendar.coverage_us(s.timezone, s.start, s.end), s) for s in subscriptions]
+def assign(
+    subjects: Sequence[str], subject_of: Int64s, places: Int64s, seeds: Mapping[str, tuple[Segment, ...]], live: Live
+) -> tuple[list[tuple[Segment, ...]], Int64s]:
+    """The segments of each account, and each row's account.
+
+    An account is a subject (of the same number), or a subject from an event on that changed its subscriptions.
+
+    Args:
+        subjects: The distinct subjects.
+        subject_of: Each row's subject, by its number.
+        places: Each row's place in the batch's events.
+        seeds: By subject, what the catalog says.
+        live: What events say; it has precedence.
+    """
+    known = [seeds.get(subject, ()) for subject in subjects]
+    if not live:
+        return known, subject_of
+    account_of = subject_of.copy()
+    for number, subject in enumerate(subjects):
+        for since, segments in live.get(subject, ()):
+            whole = _together(segments, seeds.get(subject, ()))
+            if since == 0:
+                known[number] = whole
+            else:
+                account_of[(subject_of == number) & (places >= since)] = len(known)
+                known.append(whole)
+    return known, account_of
 
 
-def _covering(coverages: list[_Coverage], time_us: int) -> Subscription | None:
-    for start, end, subscription in coverages:
-        if start <= time_us and (end is None or time_us < end):
-            return subscription
-    return None
+def _together(live: tuple[Segment, ...], seeds: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """A subject's segments: those that events made, and those of the catalog where the first leave room."""
+    if not seeds or not live:
+        return live or seeds
+    free = list(seeds)
+    for one in live:
+        free = [part for seed in free for part in _around(seed, one)]
+    return (*live, *free)
+
+
+def _around(segment: Segment, other: Segment) -> Iterator[Segment]:
+    """What of a segment lies before and after another."""
+    before = segment._replace(end_us=min(segment.end_us, other.start_us))
+    after = segment._replace(start_us=max(segment.start_us, other.end_us))
+    yield from (part for part in (before, after) if part.start_us < part.end_us)
 
 
 def pricing_versions(history: History, plan: str, period_starts_us: Int64s) -> Int64s:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from types import MappingProxyType
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +162,34 @@ def billing_period(zone: str, start: date, end: date | None, time_us: int) -> tu
     return anchors[index - 1], until if last is None or until < last else last
 
 
+def billing_bounds(zone: str, day_of_month: int, times_us: Instants) -> tuple[Instants, Instants]:
+    """Find the billing period that holds each time, by the day of the month on which periods begin; none is cut.
+
+    Args:
+        zone: the subscription's zone.
+        day_of_month: of its start.
+        times_us: instants, in any order, at least one.
+
+    Returns:
+        Two new arrays of the same length: each period's start and end (exclusive).
+    """
+    chunks = range(int(times_us.min()) // CHUNK_US, int(times_us.max()) // CHUNK_US + 1)
+    known = [_anchors_array(zone, day_of_month, chunk) for chunk in chunks]
+    return _between(known[0] if len(known) == 1 else np.unique(np.concatenate(known)), times_us)
+
+
+def local_day(zone: str, time_us: int) -> date:
+    """Give the date that the zone's clocks show."""
+    seconds = time_us // SECOND_US
+    return datetime.fromtimestamp(seconds, ZoneInfo(zone)).date()
+
+
+@lru_cache(maxsize=1)
+def zone_names() -> frozenset[str]:
+    """Give the names of all zones."""
+    return frozenset(available_timezones())
+
+
 def _year(time_us: int) -> int:
     return 1970 + time_us // YEAR_US
 
@@ -239,6 +267,11 @@ def _anchors(zone: str, day_of_month: int, chunk: int) -> tuple[int, ...]:
     # Two months on either side: one for the local date, one for the day of the month.
     months = range(start_month - 2, start_month + CHUNK_US // (28 * DAY_US) + 3)
     return tuple(_anchor(zone, day_of_month, *divmod(month, 12)) for month in months)
+
+
+@lru_cache(maxsize=16_384)
+def _anchors_array(zone: str, day_of_month: int, chunk: int) -> Instants:
+    return np.array(_anchors(zone, day_of_month, chunk), np.int64)
 
 
 def _anchor(zone: str, day_of_month: int, year: int, month_index: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from itertools import compress, groupby
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -51,6 +52,7 @@ class _NoEvent(msgspec.Struct, tag_field="type", tag=""):
     specversion: Literal["none"]
 
 
+_type_of = attrgetter("event_type")
 _decode_times = msgspec.json.Decoder(_Times).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -228,7 +230,7 @@ class _Run:
     def refine(self, versions: list[_Version | None]) -> None:
         """Check what msgspec cannot express, and turn numbers into scaled integers."""
         refines = {(v.number, t.name): t.schema.refine for v in {*versions} - {None} if v for t in v.refines}
-        if not refines:
+        if {name for _, name in refines}.isdisjoint(map(_type_of, self._decoded)):
             return
         drop = set()
         for k, (event, number) in enumerate(zip(self._decoded, self._numbers, strict=True)):

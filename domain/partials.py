@@ -9,7 +9,7 @@ number of workers shows in a total.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from domain.accounts import Accounts, Int64s, Spans, pricing_versions
+from domain.accounts import Accounts, Int64s, Spans, assign, pricing_versions, seed_segments
 from domain.catalog import Aggregation, Catalog, CatalogVersion, History, Meter, PeriodKind, Price
 from domain.inputs import INT64_MAX, Dimensions, Inputs, chosen, dimensions_key, inputs_of
 from domain.pricing import WHOLE, Matrix, part_of
-from domain.values import DAY_US, QUANTITY_SCALE, Events
+from domain.values import DAY_US, QUANTITY_SCALE, Events, Live, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +93,21 @@ class Partitioner:
     def __init__(self, history: History, shards: int) -> None:
         self._history = history
         self._shards = shards
+        self._seeds = {v.version: seed_segments(v.catalog) for v in history.versions}
 
-    def partials(self, events: Events) -> list[dict[int, list[Partial]]]:
-        """Partial totals by shard, for each catalog version that events fall under; untouched shards are absent."""
+    def partials(self, events: Events, live: Live) -> list[dict[int, list[Partial]]]:
+        """Partial totals by shard, for each catalog version that events fall under; untouched shards are absent.
+
+        `live` has the segments that subscription events made (`domain.subscriber`).
+        """
         numbers = events.catalog_versions
         found = []
         for number in dict.fromkeys(numbers):
             rows = None
             if numbers.count(number) != len(numbers):
                 rows = [i for i, n in enumerate(numbers) if n == number]
-            grouping = _BatchGrouping(self._history, self._history.get(number), events, rows, self._shards)
+            seeds = self._seeds[number]
+            grouping = _BatchGrouping(self._history, self._history.get(number), events, rows, self._shards, seeds, live)
             found.append(grouping.run())
         return found
 
@@ -115,7 +120,14 @@ class _BatchGrouping:
     """
 
     def __init__(
-        self, history: History, version: CatalogVersion, events: Events, rows: list[int] | None, shards: int
+        self,
+        history: History,
+        version: CatalogVersion,
+        events: Events,
+        rows: list[int] | None,
+        shards: int,
+        seeds: Mapping[str, tuple[Segment, ...]],
+        live: Live,
     ) -> None:
         def pick(column: list[Any]) -> list[Any]:
             return column if rows is None else [column[i] for i in rows]
@@ -130,7 +142,6 @@ class _BatchGrouping:
         self._times = np.array(pick(events.times_us), np.int64)
         self._offsets, self._indexes = pick(events.offsets), pick(events.indexes)
         subjects = pick(events.subjects)
-        self._accounts = Accounts(self._catalog, subjects, self._times)
         unique = list(dict.fromkeys(subjects))
         shard = np.array([shard_of(subject, shards) for subject in unique], np.int64)
         order = shard.argsort(kind="stable")
@@ -139,6 +150,9 @@ class _BatchGrouping:
         numbers = dict(zip(self._subjects, range(len(unique)), strict=True))
         self._dimensions: dict[str, dict[tuple[str, ...], Dimensions]] = {}
         self._subject_of = np.array(list(map(numbers.__getitem__, subjects)), np.int64)
+        places = np.arange(len(subjects)) if rows is None else np.array(rows, np.int64)
+        segments, account_of = assign(self._subjects, self._subject_of, places, seeds, live)
+        self._accounts = Accounts(self._catalog, segments, account_of, self._times)
 
     def run(self) -> dict[int, list[Partial]]:
         by_type: dict[str, list[int]] = {}

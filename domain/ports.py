@@ -5,11 +5,11 @@ Bad data is a value; these are for broken infrastructure and broken promises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, NewType, Protocol
 
-from domain.values import Position
+from domain.values import Position, SubscriptionChange
 
 
 class TallyError(Exception):
@@ -92,6 +92,18 @@ class Claims(Protocol):
 
     def forget(self, log_time_us: int) -> None:
         """Drop what no event can ask for once every partition's log time has passed `log_time_us`."""
+        ...
+
+
+class SubscriptionLog(Protocol):
+    """What accepted subscription events have changed."""
+
+    def changes(self, partition: int, before_offset: int) -> Iterable[SubscriptionChange]:
+        """Every change of a partition before an offset, in order of position.
+
+        Raises:
+            TallyError: it cannot be read.
+        """
         ...
 
 

@@ -9,8 +9,9 @@ exact, and never a float.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import date
 from enum import StrEnum
 from itertools import compress
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
 HOUR_US = 60 * MINUTE_US
 DAY_US = 24 * HOUR_US
+
+FOREVER_US = 2**62
+"""The end of what has none."""
 
 FUTURE_SKEW_US = 5 * MINUTE_US
 """An event may be this much ahead of its log time (producers' clocks differ)."""
@@ -51,6 +55,7 @@ class Reason(StrEnum):
     TOO_LATE = "too_late"
     CONFLICT = "conflict"
     DUPLICATE = "duplicate"
+    SUBSCRIPTION_INVALID = "subscription_invalid"
 
 
 class Position(NamedTuple):
@@ -117,9 +122,9 @@ class Rejects:
     payloads: list[bytes] = field(default_factory=list)
     """Empty for plain duplicates."""
     firsts: list[Position | None] = field(default_factory=list)
-    """Of duplicates and conflicts: the position that claimed the key first."""
+    """Of duplicates, conflicts and refused subscription events (their own): the position that claimed the key first."""
     first_contents: list[int] = field(default_factory=list)
-    """Of duplicates and conflicts: the content hash of that first claim; else 0."""
+    """Of the same: the content hash of that first claim; else 0."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -184,6 +189,48 @@ class Events:
         return Events(**columns)
 
 
+class SubscriptionAction(StrEnum):
+    CREATE = "create"
+    CHANGE = "change"
+    END = "end"
+
+
+class SubscriptionChange(NamedTuple):
+    """What an accepted subscription event did: a row of `subscriptions`."""
+
+    offset: int
+    element: int
+    log_time_us: int
+    subject: str
+    action: SubscriptionAction
+    plan: str
+    """Empty for `end`."""
+    start: date
+    """With the zone, which of the subject's subscriptions it is."""
+    end: date | None
+    """As the event has left it."""
+    timezone: str
+    effective_from_us: int
+
+
+class Segment(NamedTuple):
+    """A span in which a subject is on one plan."""
+
+    start_us: int
+    end_us: int
+    """`FOREVER_US` for an open end; of billing periods too."""
+    plan: str
+    timezone: str
+    billing_day: int
+    """The day of the month on which billing periods begin, clamped to the month's end."""
+    billing_until_us: int
+    """Where the last billing period is cut."""
+
+
+Live = Mapping[str, Sequence[tuple[int, tuple[Segment, ...]]]]
+"""By subject, ascending: from which place in a batch's events on which segments hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A batch on its way: what it came from, what is still accepted, what was rejected."""
@@ -191,7 +238,11 @@ class Batch:
     raw: RawBatch
     events: Events
     rejects: Rejects
+    changes: list[SubscriptionChange] = field(default_factory=list)
+    """What its subscription events changed."""
+    live: Live = field(default_factory=dict)
+    """Of those of its subjects that events have subscribed; others have the catalog's subscriptions only."""
 
     def durable(self) -> Batch:
         """The batch without what the ledger does not hold (decoded data, whose classes no other process knows)."""
-        return Batch(self.raw, replace(self.events, data=[]), self.rejects)
+        return Batch(self.raw, replace(self.events, data=[]), self.rejects, self.changes)

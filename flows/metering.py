@@ -15,12 +15,13 @@ from bytewax.outputs import FixedPartitionedSink
 
 from domain.catalog import History
 from domain.decode import BatchDecoder
-from domain.ports import Claims
+from domain.ports import Claims, SubscriptionLog
 from domain.quota import Watched
 from domain.values import RawBatch
 from operators.aggregate import aggregate
 from operators.deduplicate import deduplicate
 from operators.rate import rate
+from operators.subscribe import subscribe
 from operators.watch_quotas import watch_quotas
 from sinks.buffer import Item
 
@@ -30,6 +31,7 @@ def build(
     *,
     history: History,
     claims: Claims,
+    subscriptions: SubscriptionLog,
     sink: FixedPartitionedSink[Item, None],
     outlets: Mapping[str, FixedPartitionedSink[Watched, None]],
     here: str,
@@ -43,6 +45,7 @@ def build(
         source: Emits raw batches, in order of offset within a partition.
         history: Every applied catalog.
         claims: Who claimed an idempotency key first.
+        subscriptions: What subscription events changed before the offsets that the flow resumes at.
         sink: Takes what is durable; flushes at the epoch barrier.
         outlets: By step id, where signals and quota states go for products to act on, at once.
         here: Key of the sinks' partition in this process: what has to leave it would be pickled.
@@ -52,7 +55,8 @@ def build(
     """
     flow = Dataflow("metering")
     raw = op.input("source", flow, source)
-    batches = deduplicate("deduplicate", raw, BatchDecoder(history).decode, claims)
+    claimed = deduplicate("deduplicate", raw, BatchDecoder(history).decode, claims)
+    batches = subscribe("subscribe", claimed, history, subscriptions)
     updates = aggregate("aggregate", batches, history, shards, partitions)
     rated = rate("rate", updates, history)
     watched = watch_quotas("watch_quotas", rated, history, now_us)

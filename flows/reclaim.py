@@ -23,7 +23,7 @@ SELECT first_position.log_partition, first_position.log_offset, first_position.l
     toUnixTimestamp64Micro(log_time), source, id, first_content
 FROM rejects
 WHERE log_topic = {topic:String} AND log_partition = {partition:UInt32} AND log_offset >= {offset:UInt64}
-    AND reason IN ('duplicate', 'conflict')
+    AND reason IN ('duplicate', 'conflict', 'subscription_invalid')
 """
 _ENDS = """
 SELECT max(next) FROM

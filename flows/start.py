@@ -50,6 +50,7 @@ from flows.metering import build
 from flows.open_quotas import open_quotas
 from flows.processes import ALONE, Cluster, StoppedBy, end_at_once, join
 from flows.reclaim import Reclaimed, reclaim
+from flows.subscriptions import SavedSubscriptions
 from sinks import migrate
 from sinks.clickhouse import ClickHouseSink
 from sinks.cluster import synchronise
@@ -156,6 +157,7 @@ def start(
             prepared.input.source,
             history=prepared.applied.history,
             claims=prepared.claims,
+            subscriptions=SavedSubscriptions(client, prepared.input.topic),
             sink=sink,
             outlets=outlets,
             here=partition_of(cluster.process, workers),

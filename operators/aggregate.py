@@ -52,7 +52,7 @@ def aggregate(
 
     def route(batch: Batch) -> Iterable[tuple[str, ShardInput]]:
         raw = batch.raw
-        groups = partitioner.partials(batch.events) or [{}]
+        groups = partitioner.partials(batch.events, batch.live) or [{}]
         for group in groups[:-1]:
             yield from ((str(shard), ShardInput(raw.partition, None, partials)) for shard, partials in group.items())
         last = groups[-1]

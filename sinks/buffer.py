@@ -78,6 +78,7 @@ class Buffer:
         found = [
             ("events", [rows.events_table(batch) for batch in self._batches if len(batch.events)]),
             ("rejects", [rows.rejects_table(batch) for batch in self._batches if len(batch.rejects)]),
+            ("subscriptions", [rows.subscriptions_table(batch) for batch in self._batches if batch.changes]),
             ("usage_members", [rows.members_table(list(self._members))] if self._members else []),
             ("usage", [rows.usage_table(_usage(*family), topic) for family in self._usage.values()]),
             ("rated_usage", [rows.rated_table(_rated(*family)) for family in self._rated.values()]),

@@ -14,7 +14,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from domain.ports import TallyError
 
-LEDGER = ("events", "rejects", "progress", "catalogs", "schema_migrations")
+LEDGER = ("events", "rejects", "subscriptions", "progress", "catalogs", "schema_migrations")
 """What a start reads of what was written before it."""
 
 _HEAD = re.compile(

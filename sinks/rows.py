@@ -162,6 +162,24 @@ def rejects_table(batch: Batch) -> pa.Table:
     )
 
 
+def subscriptions_table(batch: Batch) -> pa.Table:
+    """What the subscription events of a batch changed."""
+    changes = batch.changes
+    return pa.table(
+        {
+            **_place(batch, [change.offset for change in changes], [change.element for change in changes]),
+            "log_time": _instants([change.log_time_us for change in changes]),
+            "subject": _texts([change.subject for change in changes]),
+            "action": _texts([change.action.value for change in changes]),
+            "plan": _texts([change.plan for change in changes]),
+            "start": pa.array([change.start for change in changes], pa.date32()),
+            "end": pa.array([change.end for change in changes], pa.date32()),
+            "timezone": _texts([change.timezone for change in changes]),
+            "effective_from": _instants([change.effective_from_us for change in changes]),
+        }
+    )
+
+
 class ProgressRow(NamedTuple):
     """How far a partition is counted: a row of `progress`."""
 

@@ -67,6 +67,17 @@ class Books:
                 "first_position": NOWHERE if first is None else self._at(*first),
                 "payload": rejects.payloads[i],
             }
+        for change in batch.changes:
+            self.tables.subscriptions[self._at(raw.partition, change.offset, change.element)] = {
+                "log_time": change.log_time_us,
+                "subject": change.subject,
+                "action": change.action,
+                "plan": change.plan,
+                "start": change.start,
+                "end": change.end,
+                "timezone": change.timezone,
+                "effective_from": change.effective_from_us,
+            }
         self.tables.progress[self.topic, raw.partition] = {
             "next_offset": raw.next_offset,
             "messages": raw.messages,

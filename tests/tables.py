@@ -25,6 +25,10 @@ _COLUMNS: dict[str, tuple[list[str], list[str]]] = {
         _POSITION,
         ["us(log_time)", "reason", "source", "id", "subject", "first_position", "hex(payload)"],
     ),
+    "subscriptions": (
+        _POSITION,
+        ["us(log_time)", "subject", "action", "plan", "start", "end", "timezone", "us(effective_from)"],
+    ),
     "progress": (_POSITION[:2], ["next_offset", "messages", "events", "us(log_time)"]),
     "usage": (
         [*_WINDOW, "booked_on"],

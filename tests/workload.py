@@ -59,6 +59,10 @@ SUBJECTS = (
     "cust-ending", "cust-santiago", "cust-switch", "cust-leap", "{braces}:*?", "nul\0and\u2028", "cust-bare",
     'a"b\\c', "顧客-👩‍👩‍👧", " ", "-", "null", "e\u0301", "\u00e9",
 )  # fmt: skip
+SUBSCRIPTIONS = 0.2
+"""How many subscription events there are for each event."""
+PLANS = ("starter", "pro", "lab", "bare")
+ZONES = ("America/New_York", "Asia/Kathmandu", "America/Havana", "Pacific/Kiritimati", "Europe/London", "UTC")
 SOURCES = ("svc-a", "svc/β", "https://example.com/x?y=1#z", 'urn:"quoted"\t')
 TEXTS = ("", 'a"b', "new\nline", "{x}", "日本", "🙂", "nul\0", "\u2028", '["a","b"]', "back\\slash", "\x7f", " pad ")
 REGIONS = ("eu-west-1",) * 6 + ("us-east-1",) * 4 + ("new\nline",) * 2 + TEXTS
@@ -95,9 +99,16 @@ def generate(seed: int, events: int, subjects: int, files: int) -> list[bytes]:
     """
     rng = random.Random(seed)
     names = [SUBJECTS[n] if n < len(SUBJECTS) else f"cust-{n}" for n in range(subjects)]
-    writers = [_Writer(rng, number, names[number::files] or [f"cust-file-{number}"]) for number in range(files)]
+    writers = [
+        _Writer(rng, number, [*names[number::files], f"cust-{number}-new", f"cust-{number}-newer"])
+        for number in range(files)
+    ]
+    billing = random.Random(f"{seed} subscriptions")
     for step in range(events):
-        rng.choice(writers).step(START + step * SPAN_US // events)
+        now = START + step * SPAN_US // events
+        rng.choice(writers).step(now)
+        if billing.random() < SUBSCRIPTIONS:
+            billing.choice(writers).subscribe(billing, now)
     for number, recipe in enumerate(workload_bad.recipes()):
         writer = writers[number % files]
         writer.insert(recipe(writer.good))
@@ -117,6 +128,7 @@ class _Writer:
         self.subjects = subjects
         self.lines: list[bytes] = []
         self.written: list[tuple[Event, bytes]] = []
+        self.subscribed: list[Event] = []
         self.ids = 0
 
     def step(self, now: int) -> None:
@@ -135,6 +147,29 @@ class _Writer:
         else:
             line = self._write(self._event(now))
         self.lines.append(line)
+
+    def subscribe(self, rng: random.Random, now: int) -> None:
+        """Append a subscription event, which may or may not fit; now and then a repeat, or another with its key."""
+        if self.subscribed and rng.random() < 0.1:
+            again = rng.choice(self.subscribed)
+            event = again if rng.random() < 0.5 else replace(again, data=again.data | {"action": "end"})
+        else:
+            time = now + rng.choice((0, 0, 0, -HOUR_US, -rng.randrange(9 * DAY_US), -rng.randrange(34 * DAY_US)))
+            event = Event(
+                source="billing",
+                id=f"{self.number}-sub-{len(self.subscribed)}",
+                type="tallyflow.subscription",
+                subject=rng.choice(self.subjects),
+                time=time,
+                log_time=rng.choice((None, now, now + HOUR_US)),
+                data=_subscription(rng, now),
+            )
+            if rng.random() < 0.9:  # mostly of those who have none of the catalog's, and have begun if it is to change
+                others = self.subjects[-3:]
+                begun = [e.subject for e in self.subscribed if e.data["action"] == "create"]
+                event = replace(event, subject=rng.choice((event.data["action"] != "create" and begun) or others))
+            self.subscribed.append(event)
+        self.lines.append(self._write(event) if rng.random() < 0.9 else b"[" + self._write(event) + b"]")
 
     def insert(self, line: bytes) -> None:
         """Put a line anywhere but at the end."""
@@ -335,6 +370,26 @@ class _Writer:
         if offset == 0:
             return text + rng.choice(("z", "-00:00"))
         return text + f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
+
+
+def _subscription(rng: random.Random, now: int) -> dict[str, Any]:
+    """The data of a subscription event: often about today, sometimes days before or after it."""
+
+    def day(*distances: int) -> str:
+        return (EPOCH + timedelta(microseconds=now, days=rng.choice(distances))).date().isoformat()
+
+    plan = rng.choice(PLANS)
+    match rng.choice(("create", "create", "change", "change", "end")):
+        case "create":
+            start = day(-60, -9, -1, 0, 0, 0, 1, 6)
+            data = {"action": "create", "plan": plan}
+            data |= {"start": start} if rng.random() < 0.6 else {}
+            data |= {"end": day(2, 7, 12, 20, 33, 70)} if rng.random() < 0.7 else {}
+            return data | ({"timezone": rng.choice(ZONES)} if rng.random() < 0.6 else {})
+        case "change":
+            return {"action": "change", "plan": plan}
+        case _:
+            return {"action": "end"} | ({"end": day(-1, 0, 0, 1, 4, 15)} if rng.random() < 0.7 else {})
 
 
 def _attributes(event: Event, timestamp: Callable[[int], str]) -> dict[str, Any]:

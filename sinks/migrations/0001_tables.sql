@@ -25,7 +25,7 @@ ORDER BY (log_topic, log_partition, log_offset, log_index)
 SETTINGS deduplicate_merge_projection_mode = 'rebuild';
 
 -- Everything not accepted, with its reason. Disjoint from events.
--- first_position and first_content are those of the first claim (duplicates and conflicts).
+-- first_position and first_content are those of the first claim (duplicates, conflicts; subscription_invalid: its own).
 CREATE TABLE rejects
 (
     log_topic      LowCardinality(String),
@@ -42,6 +42,26 @@ CREATE TABLE rejects
     first_content  UInt64,
     payload        String CODEC(ZSTD(1)),
     INDEX by_id id TYPE bloom_filter(0.01) GRANULARITY 1
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (log_topic, log_partition, log_offset, log_index);
+
+-- What each accepted subscription event changed. start and timezone say which of the subject's subscriptions it is,
+-- end is what the event has left. A flow that resumes reads its subscriptions from here. The catalog's own are not here.
+CREATE TABLE subscriptions
+(
+    log_topic      LowCardinality(String),
+    log_partition  UInt32,
+    log_offset     UInt64,
+    log_index      UInt32,
+    log_time       DateTime64(6, 'UTC'),
+    subject        String,
+    action         LowCardinality(String),
+    plan           LowCardinality(String),
+    start          Date,
+    end            Nullable(Date),
+    timezone       LowCardinality(String),
+    effective_from DateTime64(6, 'UTC')
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (log_topic, log_partition, log_offset, log_index);

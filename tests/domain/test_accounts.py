@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.accounts import NO_PLAN, Accounts, Spans, covering, pricing_versions
+from domain.accounts import NO_PLAN, Accounts, Int64s, Spans, pricing_versions, seed_segments
 from domain.catalog import Catalog, CatalogVersion, History, PeriodKind, Plan
 from domain.instants import to_text
 from domain.values import HOUR_US
@@ -57,12 +57,19 @@ def only(text: str) -> Catalog:
 CATALOGS = {text: (only(text), load(1, 0, text)) for text in (TEXT, DEFAULTED)}
 
 
+def accounts_of(catalog: Catalog, subjects: list[str], times_us: Int64s) -> Accounts:
+    """Of events without subscriptions but the catalog's."""
+    seeds, accounts = seed_segments(catalog), list(dict.fromkeys(subjects))
+    places = np.array([accounts.index(subject) for subject in subjects], np.int64)
+    return Accounts(catalog, [seeds.get(subject, ()) for subject in accounts], places, times_us)
+
+
 @settings(max_examples=150)
 @given(st.sampled_from([TEXT, DEFAULTED]), rows)
 def test_plan_zone_and_periods_are_those_of_the_oracle(text: str, events: list[tuple[str, int]]) -> None:
     found, oracle = CATALOGS[text]
     instants = np.array([time for _, time in events], np.int64)
-    accounts = Accounts(found, [subject for subject, _ in events], instants)
+    accounts = accounts_of(found, [subject for subject, _ in events], instants)
     plans = [None if place == NO_PLAN else accounts.plans[place] for place in accounts.plan_of.tolist()]
     assert plans == [_plan(oracle, *event) for event in events]
     for window in ("5m", "2h", "1d", "1mo"):
@@ -119,28 +126,30 @@ def _billing(oracle: OracleCatalog, subject: str, time: int) -> tuple[int, int]:
     ],
 )
 def test_billing(subject: str, time: str, plan: str, start: str, end: str) -> None:
-    accounts = Accounts(only(DEFAULTED), [subject], np.array([us(time)], np.int64))
+    accounts = accounts_of(only(DEFAULTED), [subject], np.array([us(time)], np.int64))
     assert accounts.plans[accounts.plan_of[0]] == plan
     (found,) = _pairs(accounts.periods(PeriodKind.BILLING))
     assert (to_text(found[0]), to_text(found[1])) == (start, end)
 
 
 def test_without_a_default_plan_others_have_none() -> None:
-    accounts = Accounts(only(TEXT), ["nobody", "ny"], np.array([us("2026-03-15T00:00:00Z")] * 2, np.int64))
+    accounts = accounts_of(only(TEXT), ["nobody", "ny"], np.array([us("2026-03-15T00:00:00Z")] * 2, np.int64))
     assert accounts.plan_of.tolist() == [NO_PLAN, 0]
     assert accounts.plans == ["pro"]
 
 
 def test_one_subscription_ends_where_the_next_one_begins() -> None:
     """Where their zones disagree about the moment, the earlier one holds until its own end."""
-    subscriptions = only(TEXT).subscriptions["moves"]
-    first, second = subscriptions
-    assert covering(subscriptions, us("2026-03-07T18:15:00Z")) is first
-    assert covering(subscriptions, us("2026-03-08T04:59:59.999999Z")) is first
-    assert covering(subscriptions, us("2026-03-08T05:00:00Z")) is second
-    assert covering(subscriptions, us("2026-05-30T18:14:59.999999Z")) is second
-    assert covering(subscriptions, us("2026-05-30T18:15:00Z")) is None
-    assert covering((), us("2026-03-08T05:00:00Z")) is None
+    moments = {
+        "2026-03-07T18:15:00Z": "pro",
+        "2026-03-08T04:59:59.999999Z": "pro",
+        "2026-03-08T05:00:00Z": "lab",
+        "2026-05-30T18:14:59.999999Z": "lab",
+        "2026-05-30T18:15:00Z": "free",
+    }
+    times_us = np.array([us(moment) for moment in moments], np.int64)
+    accounts = accounts_of(only(DEFAULTED), ["moves"] * len(moments), times_us)
+    assert [accounts.plans[place] for place in accounts.plan_of.tolist()] == list(moments.values())
 
 
 def past(*versions: tuple[int, set[str]]) -> History:

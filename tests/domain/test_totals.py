@@ -124,7 +124,7 @@ class Pipeline:
         return ShardTotals(self.partitions, 35 * DAY_US, ALERTING, snapshot)
 
     def apply(self, events: Events, partition: int, log_time_us: int | None = None) -> None:
-        *earlier, last = self.partitioner.partials(events) or [{}]
+        *earlier, last = self.partitioner.partials(events, {}) or [{}]
         for partials in earlier:
             for number, found in partials.items():
                 self.put(self.shards[number].apply(ShardInput(partition, None, found)))
@@ -397,7 +397,7 @@ def test_partials_come_by_catalog_version() -> None:
     written = [payload(id=t, type="use", time=t, subject=s, data={"n": 1}) for s in "abc" for t in times]
     log = Log((("", CATALOG), (CHANGED_AT, CHANGED)), (tuple(written),))
     (events,) = events_of(log)
-    found = Partitioner(history(*log.catalogs), SHARDS).partials(events)
+    found = Partitioner(history(*log.catalogs), SHARDS).partials(events, {})
     shards = {shard_of(subject, SHARDS) for subject in "abc"}
     assert len(found) == 2
     for version, partials in enumerate(found, start=1):
@@ -407,7 +407,7 @@ def test_partials_come_by_catalog_version() -> None:
         counted = [part.groups for part in usage if part.meter == "calls"]
         assert sum(sum(groups.inputs) for groups in counted) == (6 if version == 1 else 3)
         assert {key[0] for groups in counted for key in groups.keys} == {*"abc"}
-    assert Partitioner(history(*log.catalogs), SHARDS).partials(Events()) == []
+    assert Partitioner(history(*log.catalogs), SHARDS).partials(Events(), {}) == []
 
 
 # Large numbers --------------------------------------------------------------------------------------------------

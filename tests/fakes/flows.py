@@ -10,7 +10,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
-from domain.values import RawBatch
+from domain.values import Batch, RawBatch, SubscriptionChange
 from sinks.buffer import Item
 
 
@@ -76,3 +76,15 @@ class FakeSink(FixedPartitionedSink[Any, None]):
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Kept:
         return _Kept(self)
+
+
+class FakeSubscriptions:
+    """A `SubscriptionLog` over batches that a sink has kept."""
+
+    def __init__(self, items: Sequence[Item] = ()) -> None:
+        self._items = items
+
+    def changes(self, partition: int, before_offset: int) -> list[SubscriptionChange]:
+        batches = [item for item in self._items if isinstance(item, Batch) and item.raw.partition == partition]
+        known = {change[:2]: change for batch in batches for change in batch.changes if change.offset < before_offset}
+        return [known[place] for place in sorted(known)]

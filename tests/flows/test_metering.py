@@ -18,7 +18,7 @@ from flows.metering import build
 from tests.batches import TOPIC, history
 from tests.books import Books
 from tests.fakes.claims import ClaimServer
-from tests.fakes.flows import FakeSink, FakeSource
+from tests.fakes.flows import FakeSink, FakeSource, FakeSubscriptions
 from tests.operators.running import fake_claims
 from tests.oracle import Tables, compute
 from tests.oracle.events import lines
@@ -29,6 +29,9 @@ STEP_IDS = [
     "metering.source",
     "metering.deduplicate",
     "metering.deduplicate.claim",
+    "metering.subscribe",
+    "metering.subscribe.apply",
+    "metering.subscribe.apply.flat_map_batch",
     "metering.aggregate",
     "metering.aggregate.partials",
     "metering.aggregate.partials.flat_map_batch",
@@ -80,6 +83,7 @@ def flow_over(
         FakeSource({n: list(batches_of(content, n, messages_max)) for n, content in enumerate(files)}),
         history=history(kitchen_sink_catalog()),
         claims=fake_claims(server),
+        subscriptions=FakeSubscriptions(),
         sink=sink,
         outlets={"redis": FakeSink(), "kafka": FakeSink()} if outlets is None else outlets,
         here="00",

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from config.catalog import CatalogError
+from domain.subscriptions import SUBSCRIPTION
 from flows.catalogs import apply_catalog
 from flows.run import run
 from tests.flows.places import Place, StopAfter, changed_catalog, check, expected
@@ -21,13 +22,14 @@ from tests.tables import read_tables
 
 def test_the_workload_has_everything(scene: Scene) -> None:
     reasons = Counter(row["reason"] for row in scene.wanted.rejects.values())
-    assert len(reasons) == 9
+    assert len(reasons) == 10
     assert min(reasons.values()) >= 2
     assert {key[0] for key in scene.wanted.signals} == {
         "quota.threshold_reached",
         "quota.exceeded",
         "spend.threshold_reached",
     }
+    assert {row["action"] for row in scene.wanted.subscriptions.values()} == {"create", "change", "end"}
 
 
 @pytest.mark.parametrize(
@@ -123,14 +125,14 @@ def test_a_run_goes_on_where_the_files_have_grown_whatever_changes_were_refused(
 
 
 def repeats(content: bytes) -> bytes:
-    """Every heartbeat of a file again, and every third of them with something else to bill."""
+    """Every heartbeat and subscription event of a file again, and every third of them with something else to bill."""
     out = []
     for number, line in enumerate(content.split(b"\n")):
         try:
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict) and event.get("type") == "heartbeat":
+        if isinstance(event, dict) and event.get("type") in ("heartbeat", SUBSCRIPTION):
             out.append(line)
             if number % 3 == 0:
                 out.append(json.dumps(event | {"subject": "somebody else"}).encode())
@@ -152,5 +154,6 @@ def test_claims_that_redis_lost_are_rebuilt_from_the_ledger(place: Place, scene:
     repeated = Counter(row["reason"] for row in new if row["first_position"][1] != 3)
     assert repeated["duplicate"] > 5
     assert repeated["conflict"] > 1
-    known = [row for row in first.tables.rejects.values() if row["reason"] in ("duplicate", "conflict")]
+    claimed = ("duplicate", "conflict", "subscription_invalid")
+    known = [row for row in first.tables.rejects.values() if row["reason"] in claimed]
     assert second.reclaimed == len(first.tables.events) + len(known)

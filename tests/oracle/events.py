@@ -8,8 +8,10 @@ from datetime import UTC, date, datetime
 from operator import ge, gt, le, lt
 from typing import Any
 
+from tests.oracle import subscriptions
 from tests.oracle.catalogs import Catalog, History, exact
 from tests.oracle.json_text import SPACE, Malformed, Number, decode, elements, parse
+from tests.oracle.subscriptions import Terms
 
 EVENT_BYTES_MAX = 1024 * 1024
 FUTURE_SKEW_US = 5 * 60 * 1_000_000
@@ -45,6 +47,8 @@ class Event:
     content: Any
     """What can be billed; compared by value."""
     catalog: Catalog
+    terms: Terms | None = None
+    """What a subscription that events made says, if one covers the event."""
 
     def rejected(self, reason: str, first_position: Position = NOWHERE) -> Rejected:
         return Rejected(reason, self.source, self.id, self.subject, self.log_time, first_position)
@@ -198,10 +202,12 @@ def read(payload: bytes, history: History) -> Event | Rejected:
     time = times.get("time", log_time)
     assert time is not None and log_time is not None
     catalog = history.at(log_time)
-    schema = catalog.schemas.get(type_)
+    schema = subscriptions.SCHEMA if type_ == subscriptions.TYPE else catalog.schemas.get(type_)
     if schema is None:
         return Rejected("unknown_type", source, id_, subject, log_time)
     if "data" not in envelope or not valid(schema, envelope["data"]):
+        return Rejected("schema_violation", source, id_, subject, log_time)
+    if type_ == subscriptions.TYPE and not subscriptions.sound(envelope["data"], catalog.plans):
         return Rejected("schema_violation", source, id_, subject, log_time)
     data = content_of(schema, envelope["data"])
     event = Event(source, id_, type_, subject, time, log_time, data, (type_, subject, time, data), catalog)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import decimal
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -20,6 +21,7 @@ from tests.oracle import calendars, pricing
 from tests.oracle.calendars import EPOCH_DATE, Span
 from tests.oracle.catalogs import Catalog, History, Meter, exact, load, text_form, where_of
 from tests.oracle.events import NOWHERE, Claims, Event, Position, Rejected, lines, payloads, read
+from tests.oracle.subscriptions import TYPE, Register
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -32,6 +34,7 @@ class Tables:
 
     events: dict[Key, Row] = field(default_factory=dict)  # log_topic, log_partition, log_offset, log_index
     rejects: dict[Key, Row] = field(default_factory=dict)  # the same
+    subscriptions: dict[Key, Row] = field(default_factory=dict)  # the same
     progress: dict[Key, Row] = field(default_factory=dict)  # log_topic, log_partition
     usage: dict[Key, Row] = field(default_factory=dict)
     # meter, subject, window_start, window_end, dimensions_key, booked_on
@@ -123,6 +126,7 @@ class _Run:
         self.history = history
         self.tables = Tables()
         self.claims = Claims()
+        self.register = Register()
         self.usage: dict[Key, Total] = {}
         self.rated: dict[Key, Total] = {}
         self.buckets: dict[tuple[Key, str | None], Total] = {}
@@ -146,6 +150,8 @@ class _Run:
         outcome = read(payload, self.history)
         if isinstance(outcome, Event):
             outcome = self.claims.claim(outcome, position) or outcome
+        if isinstance(outcome, Event):
+            outcome = self._subscribe(outcome, position)
         if isinstance(outcome, Rejected):
             self.tables.rejects[position] = {
                 "log_time": outcome.log_time,
@@ -173,6 +179,16 @@ class _Run:
                 self._use(one)
                 self._rate(one)
                 self._watch(one)
+
+    def _subscribe(self, event: Event, position: Position) -> Event | Rejected:
+        """Apply a subscription event; of another one, say what it falls under."""
+        if event.type != TYPE:
+            return replace(event, terms=self.register.terms(position[1], event))
+        row = self.register.take(position[1], event)
+        if row is None:
+            return event.rejected("subscription_invalid", position)
+        self.tables.subscriptions[position] = {"log_time": event.log_time, **row}
+        return event
 
     def _use(self, one: Input) -> None:
         """Add an input to its meter's window."""
@@ -320,13 +336,31 @@ def text_of(data: Any, path: str) -> str:
     return "" if value is None else text_form(value)
 
 
+def accepted(tables: Tables, history: History) -> Iterator[tuple[Position, Event]]:
+    """The accepted events, in order of position, with what they fall under."""
+    register = Register()
+    for position, row in sorted(tables.events.items()):
+        event = read(row["payload"], history)
+        assert isinstance(event, Event)
+        if event.type == TYPE:
+            register.take(position[1], event)
+        else:
+            event = replace(event, terms=register.terms(position[1], event))
+        yield position, event
+
+
 def zone_of(event: Event) -> str:
+    if event.terms is not None:
+        return event.terms.zone
     subscription = event.catalog.subscription(event.subject, event.time)
     return subscription.zone if subscription else event.catalog.zone
 
 
 def billing(event: Event) -> tuple[str | None, Span]:
     """The plan and the billing period that an event falls in; no plan: it is not billed."""
+    if event.terms is not None:
+        terms = event.terms
+        return terms.plan, calendars.billing_period(terms.zone, terms.start, None, event.time)
     subscription = event.catalog.subscription(event.subject, event.time)
     if subscription is None:
         return event.catalog.default_plan, calendars.window(event.catalog.zone, "month", event.time)

@@ -276,6 +276,7 @@ def arrow_tables() -> dict[str, pa.Table]:
     return {
         "events": rows.events_table(one),
         "rejects": rows.rejects_table(one),
+        "subscriptions": rows.subscriptions_table(one),
         "progress": rows.progress_table([rows.progress_row(one)]),
         "usage": usage_table(usage(), latest()),
         "usage_members": rows.members_table([member()]),

@@ -90,7 +90,7 @@ def clickhouse_type(arrow: pa.DataType) -> str:
 
 
 def _plain(kind: str) -> str:
-    return re.sub(r"LowCardinality\((\w+)\)", r"\1", kind)
+    return re.sub(r"(?:LowCardinality|Nullable)\((\w+)\)", r"\1", kind)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,7 +15,17 @@ from hypothesis import given, strategies
 from domain.catalog import Aggregation
 from domain.pricing import Flat, Graduated, Matrix, Package, PerUnit, PriceModel, Tier, Volume
 from domain.quota import SignalType
-from domain.values import AMOUNT_SCALE, DAY_US, QUANTITY_SCALE, Position, Reason, Refusal
+from domain.values import (
+    AMOUNT_SCALE,
+    DAY_US,
+    QUANTITY_SCALE,
+    Position,
+    Reason,
+    Refusal,
+    SubscriptionAction,
+    SubscriptionChange,
+)
+from flows.subscriptions import SavedSubscriptions
 from sinks import rows
 from tests.sinks import samples
 from tests.sinks.samples import MARCH, TOPIC
@@ -71,6 +83,19 @@ def test_payloads_are_the_exact_bytes(client: Client) -> None:
     samples.insert(client, ("rejects", rows.rejects_table(one)))
     found = stored(client, "SELECT hex(payload) FROM rejects FINAL ORDER BY log_offset")
     assert [bytes.fromhex(text) for text in found] == list(BYTES)
+
+
+def test_subscriptions_have_an_end_or_none(client: Client, clients: Callable[[], Client]) -> None:
+    made = [
+        SubscriptionChange(
+            7, n, MARCH, "cust-1", SubscriptionAction.CREATE, "pro", date(2100, 12, 31), end, "UTC", MARCH
+        )
+        for n, end in enumerate((None, date(2026, 3, 31)))
+    ]
+    samples.insert(client, ("subscriptions", rows.subscriptions_table(replace(samples.batch(), changes=made))))
+    assert SavedSubscriptions(clients, TOPIC).changes(0, 8) == made
+    assert SavedSubscriptions(clients, TOPIC).changes(0, 7) == []
+    assert SavedSubscriptions(clients, TOPIC).changes(1, 8) == []
 
 
 def test_texts_are_the_same_texts(client: Client) -> None:

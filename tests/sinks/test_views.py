@@ -153,7 +153,7 @@ def test_a_text_is_read_as_utc_whatever_the_zone(run: Run) -> None:
     )
     [(first, last, count)] = run.client.query(sql, settings={"session_timezone": "Asia/Tokyo"}).result_rows
     assert datetime(2026, 3, 8) <= first < last < datetime(2026, 3, 9)  # noqa: DTZ001
-    assert count > 10
+    assert count > 5
 
 
 # how it reads

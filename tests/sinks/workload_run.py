@@ -15,14 +15,14 @@ from clickhouse_connect.driver.client import Client
 
 from config.catalog import load_history
 from flows.metering import build
+from flows.subscriptions import SavedSubscriptions
 from sinks.clickhouse import ClickHouseSink
 from sources.files import TOPIC, FileSource
 from tests.fakes.claims import ClaimServer, FakeClaims
 from tests.oracle import Tables, compute
 from tests.oracle.calendars import Span, window
 from tests.oracle.catalogs import History, load, where_of
-from tests.oracle.events import Event, read
-from tests.oracle.totals import Key, as_input, billing, selects, zone_of
+from tests.oracle.totals import Key, accepted, as_input, billing, selects, zone_of
 from tests.workload import generate, kitchen_sink_catalog
 
 SEED = 1
@@ -54,7 +54,16 @@ def count_workload(clients: Callable[[], Client], folder: Path) -> Run:
     source = FileSource(str(folder / "*.ndjson"), folder / "files.json", batch_rows_max=300, stop=threading.Event())
     sink = ClickHouseSink(clients, topic=TOPIC, rows_max=1000, seconds=60, retry_seconds=1)
     options: dict[str, Any] = {"outlets": {}, "here": "00", "shards": 8, "partitions": None, "now_us": lambda: 0}
-    run_main(build(source, history=history, claims=claims, sink=sink, **options))
+    run_main(
+        build(
+            source,
+            history=history,
+            claims=claims,
+            subscriptions=SavedSubscriptions(clients, TOPIC),
+            sink=sink,
+            **options,
+        )
+    )
     tables = compute([(0, catalog)], list(enumerate(files)))
     return Run(clients(), tables, shares_of(catalog, tables))
 
@@ -63,9 +72,7 @@ def shares_of(catalog: str, tables: Tables) -> Shares:
     """Of each price, the windows that the accepted events fall in (count and sum meters)."""
     history = History([load(1, 0, catalog)])
     shares: Shares = defaultdict(lambda: defaultdict(Decimal))
-    for position, row in tables.events.items():
-        event = read(row["payload"], history)
-        assert isinstance(event, Event)
+    for position, event in accepted(tables, history):
         plan, period = billing(event)
         assert plan is not None
         for meter in event.catalog.meters:
