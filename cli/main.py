@@ -13,6 +13,8 @@ from cli.check import check_command
 from cli.convert import convert_access_log
 from cli.demo import demo_command
 from cli.generate import generate_command
+from cli.ingest import ingest_command
+from cli.ingest_key import ingest_key_command
 from cli.migrate import migrate_command
 from cli.query import query_command
 from cli.run import run_command
@@ -33,6 +35,8 @@ commands.command("query", short_help="Run read-only SQL and print JSON lines.")(
 commands.command("generate", short_help="Write sample usage events as NDJSON.")(generate_command)
 commands.command("check", short_help="Say whether a run would start.")(check_command)
 commands.command("migrate", short_help="Bring the ClickHouse schema up to this version.")(migrate_command)
+commands.command("ingest", short_help="Take events in over HTTP and store them in Kafka.")(ingest_command)
+commands.command("ingest-key", short_help="Make an API key for the ingest.")(ingest_key_command)
 convert = typer.Typer(help="Turn other records into usage events.", no_args_is_help=True, rich_markup_mode=None)
 convert.command("access-log", short_help="Turn a web server's access log into usage events.")(convert_access_log)
 commands.add_typer(convert, name="convert")

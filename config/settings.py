@@ -203,6 +203,32 @@ class Settings(BaseSettings):
     clickhouse_timeout_seconds: int = Field(
         30, ge=1, le=3600, description="How long ClickHouse may be silent in the middle of a statement."
     )
+    ingest_keys_file: Path | None = Field(
+        None, description="The API keys of `tally ingest`, as YAML or JSON; see ingest.md. Required by it."
+    )
+    ingest_body_bytes_max: int = Field(
+        8 * 1024 * 1024,
+        ge=1024,
+        le=256 * 1024 * 1024,
+        description="Largest body of a request to `tally ingest`, as sent and unpacked.",
+    )
+    ingest_inflight_bytes_max: int = Field(
+        64 * 1024 * 1024,
+        ge=1024,
+        description="Bodies that `tally ingest` holds at a time, in bytes; more are refused with 503.",
+    )
+    ingest_connections_max: int = Field(
+        1000, ge=1, le=100_000, description="Connections to `tally ingest` at a time; more are refused with 503."
+    )
+    ingest_read_seconds: float = Field(
+        30, ge=0.1, le=3600, description="How long a client of `tally ingest` may take to send headers, and a body."
+    )
+    ingest_kafka_wait_seconds: float = Field(
+        10, ge=1, le=300, description="How long `tally ingest` waits for Kafka to store events before it answers 503."
+    )
+    ingest_catalog_seconds: float = Field(
+        30, ge=1, le=3600, description="How often `tally ingest` looks for a new catalog."
+    )
 
     @model_validator(mode="after")
     def _services_agree(self) -> Self:

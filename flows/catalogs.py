@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from config.catalog import CatalogError, check_change, load_catalog, load_history, sample_text
 from domain.catalog import History
+from domain.ports import TallyError
 
 DEFAULT_SAMPLE = "api"
 """The sample catalog that a deployment begins with when none is given."""
@@ -63,9 +65,28 @@ def apply_catalog(client: Client, text: str | None) -> Applied:
     return applied
 
 
+def applied_history(client: Client) -> History:
+    """The catalogs that a flow has applied.
+
+    Raises:
+        TallyError: there are none yet, or the table cannot be read.
+    """
+    try:
+        rows = _rows(client)
+    except ClickHouseError as error:
+        raise TallyError(f"the applied catalogs cannot be read: {str(error).splitlines()[0]}") from error
+    if not rows:
+        raise TallyError("no catalog has been applied yet: the first `tally run` applies one")
+    return load_history([row[:3] for row in rows])
+
+
+def _rows(client: Client) -> list[tuple[int, int, str, str]]:
+    return [(int(n), int(since), str(yaml), str(sha)) for n, since, yaml, sha in client.query(_APPLIED).result_rows]
+
+
 def judge_catalog(client: Client, text: str | None) -> Applied:
     """What `apply_catalog` would do with the same arguments, without doing it."""
-    rows = [(int(n), int(since), str(yaml), str(sha)) for n, since, yaml, sha in client.query(_APPLIED).result_rows]
+    rows = _rows(client)
     if text is None and not rows:
         text = sample_text(DEFAULT_SAMPLE)
     if text is None or (rows and rows[-1][3] == sha256_of(text)):

@@ -1,0 +1,1 @@
+"""What tallyflow offers over HTTP: today, taking events in."""

@@ -1,0 +1,115 @@
+"""`tally ingest`: take events in over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from api.catalogs import Catalogs
+from api.counts import IngestCounts
+from api.ingest import Ingest, Limits
+from api.keys import KeysFile
+from api.publisher import Publisher
+from api.server import Serving, serve
+from cli.options import CatalogOption, read_catalog
+from config.catalog import load_history
+from config.settings import Settings, load_settings
+from domain.catalog import History
+from domain.ports import TallyError
+from engines import clickhouse
+from flows.catalogs import applied_history
+
+_STOP_MARGIN_SECONDS = 5
+
+
+def ingest_command(
+    catalog: CatalogOption = None,
+    host: Annotated[str, typer.Option("--host", metavar="HOST", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0: a free one.")
+    ] = 8400,
+) -> None:
+    """Take CloudEvents in over HTTP, `POST /v1/events`, and store them in Kafka for the flow.
+
+    An event is acknowledged once Kafka has it. Needs TALLY_KAFKA_BROKERS, a file of API keys
+    (TALLY_INGEST_KEYS_FILE), and a catalog: --catalog, or the one that the flow applied in ClickHouse
+    (TALLY_CLICKHOUSE_URL). SIGTERM and Ctrl-C finish what is on its way and exit with 0; SIGHUP reads keys and
+    catalog again.
+    """
+    settings = load_settings()
+    options = _kafka_options(settings)
+    keys = _keys(settings)
+    catalogs = Catalogs(_loader(catalog, settings))
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("tally").setLevel(logging.INFO)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the publisher says when Kafka is away, once
+    publisher = Publisher(options, settings.kafka_topic, settings.ingest_kafka_wait_seconds)
+    ingest = Ingest(
+        publisher=publisher,
+        catalogs=catalogs,
+        keys=lambda: keys.ring,
+        limits=Limits(settings.ingest_body_bytes_max, settings.ingest_inflight_bytes_max, settings.ingest_read_seconds),
+        counts=IngestCounts(),
+        now_us=lambda: time.time_ns() // 1000,
+    )
+    serving = Serving(
+        host=host,
+        port=port,
+        read_seconds_max=settings.ingest_read_seconds,
+        connections_max=settings.ingest_connections_max,
+        catalog_seconds=settings.ingest_catalog_seconds,
+        stop_seconds_max=settings.ingest_kafka_wait_seconds + _STOP_MARGIN_SECONDS,
+    )
+    serve(serving, ingest, publisher, catalogs, keys, announce=_announce)
+
+
+def _announce(host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"listening on http://{shown}:{port}")
+
+
+def _kafka_options(settings: Settings) -> dict[str, Any]:
+    if settings.kafka_brokers is None:
+        raise TallyError(
+            "tally ingest stores events in Kafka, and no broker is set: set TALLY_KAFKA_BROKERS to host:port. "
+            "Without Kafka, write events to NDJSON files and count them by tally run --source 'file:GLOB'."
+        )
+    return {"bootstrap_servers": settings.kafka_brokers.split(",")}
+
+
+def _keys(settings: Settings) -> KeysFile:
+    if settings.ingest_keys_file is None:
+        raise TallyError(
+            "tally ingest lets nobody in without a key: set TALLY_INGEST_KEYS_FILE to a file of keys. "
+            "To make one: echo 'keys:' > keys.yaml; tally ingest-key NAME >> keys.yaml"
+        )
+    return KeysFile(settings.ingest_keys_file)
+
+
+def _loader(given: str | None, settings: Settings) -> Callable[[], History]:
+    """How the catalog is read, at the start and again later."""
+    if given is not None:
+        read_catalog(given)  # a faulty file is refused at the start; later the one read before stays in force
+
+        def from_file() -> History:
+            text = read_catalog(given)
+            assert text is not None, "a catalog was given"
+            return load_history([(1, 0, text)])
+
+        return from_file
+    if settings.clickhouse_url is None:
+        raise TallyError(
+            "tally ingest judges events by a catalog: give it --catalog, or set TALLY_CLICKHOUSE_URL to the database "
+            "in which the flow keeps the applied one"
+        )
+    url = settings.clickhouse_url.get_secret_value()
+
+    def from_clickhouse() -> History:
+        with clickhouse.connect(url) as client:
+            return applied_history(client)
+
+    return from_clickhouse
