@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +127,7 @@ def _entry(entry: Any, path: str, faults: list[str]) -> ApiKey:
         digest = bytes.fromhex(entry.get("sha256", ""))
     if len(digest) != 32:
         digest = b""
-        faults.append(f"{path}.sha256: is no SHA-256 in 64 hexadecimal digits; `tally ingest-key NAME` prints one")
+        faults.append(f"{path}.sha256: is no SHA-256 in 64 hexadecimal digits; `tally ingest-key NAME` makes one")
     prefix = "" if "subject_prefix" not in entry else _text(entry["subject_prefix"], f"{path}.subject_prefix", faults)
     types, sources = (_texts(entry, key, f"{path}.{key}", faults) for key in ("types", "sources"))
     return ApiKey(name, digest, types, sources, prefix)
@@ -146,6 +148,29 @@ def _texts(entry: dict[str, Any], key: str, path: str, faults: list[str]) -> fro
         return frozenset(values)
     faults.append(f"{path}: is no list of texts; write [value, ...], or leave it out to allow all")
     return frozenset()
+
+
+def with_entry(text: str, where: str, entry: Mapping[str, object]) -> str:
+    """The text of a keys file with one more entry at its end.
+
+    Raises:
+        TallyError: the file is wrong, or nothing can be put at its end (it is JSON), or the name is taken.
+    """
+    line = f"  - {json.dumps(entry, ensure_ascii=False)}"
+    if not text.strip():
+        return f"keys:\n{line}\n"
+    if text.strip() != "keys:":
+        read_keys(text, where)
+    longer = f"{text.rstrip()}\n{line}\n"
+    try:
+        read_keys(longer, where)
+    except TallyError as error:
+        if "given twice" in str(error):
+            raise TallyError(f"{where} has a key named {entry['name']!r} already: choose another name") from None
+        raise TallyError(
+            f"nothing can be appended to {where}: put this entry into it by hand: {line.strip(' -')}"
+        ) from None
+    return longer
 
 
 class KeysFile:
@@ -203,5 +228,5 @@ class KeysFile:
     def _unreadable(self, error: OSError) -> TallyError:
         return TallyError(
             f"the keys file {self._path} cannot be read: {error.strerror}. TALLY_INGEST_KEYS_FILE names it; "
-            "`tally ingest-key NAME` prints an entry for it."
+            "`tally ingest-key NAME` makes it."
         )

@@ -17,10 +17,12 @@ from api.publisher import Publisher
 from api.server import Serving, serve
 from cli.options import CatalogOption, read_catalog
 from config.catalog import load_history
+from config.clickhouse_client import clickhouse_options
+from config.kafka_client import kafka_options
 from config.settings import Settings, load_settings
 from domain.catalog import History
 from domain.ports import TallyError
-from engines import clickhouse
+from engines import clickhouse_server
 from flows.catalogs import applied_history
 
 _STOP_MARGIN_SECONDS = 5
@@ -78,14 +80,14 @@ def _kafka_options(settings: Settings) -> dict[str, Any]:
             "tally ingest stores events in Kafka, and no broker is set: set TALLY_KAFKA_BROKERS to host:port. "
             "Without Kafka, write events to NDJSON files and count them by tally run --source 'file:GLOB'."
         )
-    return {"bootstrap_servers": settings.kafka_brokers.split(",")}
+    return kafka_options(settings)
 
 
 def _keys(settings: Settings) -> KeysFile:
     if settings.ingest_keys_file is None:
         raise TallyError(
             "tally ingest lets nobody in without a key: set TALLY_INGEST_KEYS_FILE to a file of keys. "
-            "To make one: echo 'keys:' > keys.yaml; tally ingest-key NAME >> keys.yaml"
+            "`tally ingest-key NAME --file keys.yaml` makes one."
         )
     return KeysFile(settings.ingest_keys_file)
 
@@ -106,10 +108,10 @@ def _loader(given: str | None, settings: Settings) -> Callable[[], History]:
             "tally ingest judges events by a catalog: give it --catalog, or set TALLY_CLICKHOUSE_URL to the database "
             "in which the flow keeps the applied one"
         )
-    url = settings.clickhouse_url.get_secret_value()
+    options = clickhouse_options(settings)
 
     def from_clickhouse() -> History:
-        with clickhouse.connect(url) as client:
+        with clickhouse_server.connect(**options) as client:
             return applied_history(client)
 
     return from_clickhouse

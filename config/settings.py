@@ -215,6 +215,7 @@ class Settings(BaseSettings):
     ingest_inflight_bytes_max: int = Field(
         64 * 1024 * 1024,
         ge=1024,
+        le=1024**4,
         description="Bodies that `tally ingest` holds at a time, in bytes; more are refused with 503.",
     )
     ingest_connections_max: int = Field(
