@@ -121,6 +121,16 @@ class Raw:
         headers = {k.lower(): v for k, v in response.getheaders()}
         return Answer(response.status, headers, response.read())
 
+    def answers(self, seconds_max: float) -> bool:
+        """Whether an answer begins in that time."""
+        self._socket.settimeout(seconds_max)
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except TimeoutError:
+            return False
+        finally:
+            self._socket.settimeout(30)
+
     def closed(self, seconds_max: float) -> bool:
         """Whether the server closes the connection in that time without another byte."""
         self._socket.settimeout(seconds_max)

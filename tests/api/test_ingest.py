@@ -6,7 +6,6 @@ import gzip
 import json
 import random
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from tests.services.kafka import Kafka
 
 TOPIC = "ingest"
 PARTITIONS = 3
-READ_SECONDS = 1.0
+READ_SECONDS = 2.0
 BODY_MAX = 3 * 1024 * 1024
 WAIT_SECONDS = 3
 
@@ -35,7 +34,7 @@ def server(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[I
     settings = {
         "TALLY_INGEST_READ_SECONDS": str(READ_SECONDS),
         "TALLY_INGEST_BODY_BYTES_MAX": str(BODY_MAX),
-        "TALLY_INGEST_INFLIGHT_BYTES_MAX": str(2 * BODY_MAX),
+        "TALLY_INGEST_INFLIGHT_BYTES_MAX": str(BODY_MAX),
         "TALLY_INGEST_CONNECTIONS_MAX": "40",
         "TALLY_INGEST_KAFKA_WAIT_SECONDS": str(WAIT_SECONDS),
     }
@@ -287,16 +286,16 @@ def test_slow_clients_are_not_waited_for(server: Ingesting) -> None:
             answer = client.answer()
             assert (answer.status, answer.json["error"]) == (408, "request_timeout")
         assert silent.closed(2 * READ_SECONDS)
-        assert READ_SECONDS / 2 < time.monotonic() - began < 3 * READ_SECONDS
+        assert READ_SECONDS / 2 < time.monotonic() - began < 5 * READ_SECONDS
         dripper.join()
 
 
 def test_what_is_held_in_memory_is_bounded(server: Ingesting) -> None:
-    part = bytes(BODY_MAX - 1000)
-    with server.raw() as one, server.raw() as two, server.raw() as three:
-        for client in (one, two, three):
+    part = bytes(BODY_MAX * 2 // 3)
+    with server.raw() as one, server.raw() as two:
+        for client in (one, two):
             client.send(server.head("transfer-encoding: chunked") + b"%x\r\n" % len(part) + part)
-        answer = next(client.answer() for client in (three, two, one) if _answers(client._socket))
+        answer = next(client.answer() for client in (two, one) if client.answers(READ_SECONDS / 4))
         assert (answer.status, answer.json["error"]) == (503, "busy")
         assert answer.headers["retry-after"].isdigit()
     deadline = time.monotonic() + 10
@@ -304,16 +303,6 @@ def test_what_is_held_in_memory_is_bounded(server: Ingesting) -> None:
         assert time.monotonic() < deadline
     for _ in range(5):
         assert server.send(bytes(BODY_MAX - 1000)).status == 400
-
-
-def _answers(client: socket.socket) -> bool:
-    client.settimeout(READ_SECONDS / 2)
-    try:
-        return bool(client.recv(1, socket.MSG_PEEK))
-    except TimeoutError:
-        return False
-    finally:
-        client.settimeout(30)
 
 
 def test_connections_are_bounded(server: Ingesting) -> None:
@@ -387,7 +376,7 @@ def test_every_acknowledged_event_is_in_the_topic_over_a_broker_that_stops_and_s
     assert not any(thread.is_alive() for thread in clients)
     assert set(answers) == {202, 503}
     assert 0 < before < len(acknowledged)
-    assert longest[0] < WAIT_SECONDS + 2
+    assert longest[0] < 4 * WAIT_SECONDS
     found = Counter(message.value for message in stored(kafka.bootstrap, TOPIC))
     missing = [e for e in acknowledged if not found[e]]
     assert not missing, f"seed {seed}: {len(missing)} of {len(acknowledged)} acknowledged events are not stored"
