@@ -13,6 +13,7 @@ from cli.check import check_command
 from cli.convert import convert_access_log
 from cli.demo import demo_command
 from cli.generate import generate_command
+from cli.health import health_command
 from cli.ingest import ingest_command
 from cli.ingest_key import ingest_key_command
 from cli.migrate import migrate_command
@@ -34,6 +35,7 @@ commands.command("run", short_help="Count usage events exactly once.")(run_comma
 commands.command("query", short_help="Run read-only SQL and print JSON lines.")(query_command)
 commands.command("generate", short_help="Write sample usage events as NDJSON.")(generate_command)
 commands.command("check", short_help="Say whether a run would start.")(check_command)
+commands.command("health", short_help="Say whether the flow on this machine is well.")(health_command)
 commands.command("migrate", short_help="Bring the ClickHouse schema up to this version.")(migrate_command)
 commands.command("ingest", short_help="Take events in over HTTP and store them in Kafka.")(ingest_command)
 commands.command("ingest-key", short_help="Make an API key for the ingest.")(ingest_key_command)

@@ -231,6 +231,23 @@ class Settings(BaseSettings):
         30, ge=1, le=3600, description="How often `tally ingest` looks for a new catalog."
     )
 
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of `/metrics`, `/healthz` and `/readyz`. Not set: nothing listens. Each process of a machine "
+        "needs its own.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address that they are served on. They ask for no password: keep them inside."
+    )
+    health_stuck_seconds: float = Field(
+        120,
+        ge=1,
+        le=86_400,
+        description="How long the flow may stand still before `/healthz` fails; more than it may wait for services.",
+    )
+
     @model_validator(mode="after")
     def _services_agree(self) -> Self:
         """What belongs together is given together, and once."""

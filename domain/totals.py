@@ -71,7 +71,7 @@ class ShardTotals:
         Raises:
             TallyError: an event would reopen a window that was forgotten.
         """
-        updates = Updates()
+        updates = Updates(log_time_us=received.log_time_us)
         for partial in received.partials:
             match partial:
                 case UsagePartial():

@@ -93,3 +93,5 @@ class Updates:
     others: list[OtherTotal] = field(default_factory=list)
     """Of plans with alerts (in any catalog version) only."""
     quotas: list[QuotaUpdate] = field(default_factory=list)
+    log_time_us: int | None = None
+    """The newest log time of the batch, where log times are monotone: for measuring, nothing depends on it."""

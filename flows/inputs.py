@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from bytewax.inputs import Source
+from bytewax.inputs import FixedPartitionedSource
 
 from config.settings import Settings
 from domain.ports import TallyError
@@ -21,7 +22,8 @@ FILES = "file:"
 class Input:
     """An opened source."""
 
-    source: Source[RawBatch]
+    source: FixedPartitionedSource[RawBatch, Any]
+    """Its partitions are named by their numbers."""
     topic: str
     """The log topic of its positions."""
     partitions: Collection[int]
@@ -32,6 +34,9 @@ class Input:
     """How much of the input is read, from 0 to 1; None if it has no end."""
     events_read: Callable[[], int]
     """How many events were read in this run."""
+    ends: Callable[[], Iterable[tuple[int, int]]] | None = None
+    """Asks where partitions end now: pairs of a number and the offset after the last message that can be read. By a
+    client of its own and from another thread: health is judged by it. None where there is no such end."""
 
 
 def topic_of(source: str) -> str:

@@ -17,9 +17,10 @@ from domain.catalog import History
 from domain.decode import BatchDecoder
 from domain.ports import Claims, SubscriptionLog
 from domain.quota import Watched
-from domain.values import RawBatch
+from domain.values import Batch, RawBatch
 from operators.aggregate import aggregate
 from operators.deduplicate import deduplicate
+from operators.probe import UNOBSERVED, Probe
 from operators.rate import rate
 from operators.subscribe import subscribe
 from operators.watch_quotas import watch_quotas
@@ -38,6 +39,7 @@ def build(
     shards: int,
     partitions: Collection[int] | None,
     now_us: Callable[[], int],
+    probe: Probe = UNOBSERVED,
 ) -> Dataflow:
     """Wire the flow. Step ids name saved state: renaming one orphans it (a test pins them).
 
@@ -52,16 +54,21 @@ def build(
         shards: Of the aggregate's state; fixed for the life of a deployment.
         partitions: Every partition of a source with monotone log times, else None.
         now_us: The clock that stamps signals.
+        probe: Watches the steps.
     """
     flow = Dataflow("metering")
     raw = op.input("source", flow, source)
-    claimed = deduplicate("deduplicate", raw, BatchDecoder(history).decode, claims)
+    claimed = deduplicate("deduplicate", raw, probe.timed("decode", BatchDecoder(history).decode), claims)
     batches = subscribe("subscribe", claimed, history, subscriptions)
-    updates = aggregate("aggregate", batches, history, shards, partitions)
-    rated = rate("rate", updates, history)
-    watched = watch_quotas("watch_quotas", rated, history, now_us)
+    updates = aggregate("aggregate", batches, history, shards, partitions, probe)
+    rated = rate("rate", updates, history, probe)
+    watched = watch_quotas("watch_quotas", rated, history, now_us, probe)
 
-    ledger = op.map("durable", batches, lambda batch: ("", batch.durable()))
+    def durable(batch: Batch) -> tuple[str, Batch]:
+        probe.judged(batch)
+        return "", batch.durable()
+
+    ledger = op.map("durable", batches, durable)
     rows = op.merge("rows", ledger, rated, watched)
     op.output("clickhouse", op.map("rows_here", rows, lambda item: (here, item[1])), sink)
     watched_here = op.map("watched_here", watched, lambda item: (here, item[1]))

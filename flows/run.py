@@ -16,6 +16,7 @@ from bytewax._bytewax import cluster_main
 
 from domain.ports import TallyError
 from flows.start import Deployment
+from telemetry.health import Phase
 
 _GC_THRESHOLDS = (100_000, 20, 100)
 """State is millions of long-lived small objects; the default thresholds scan them over and over."""
@@ -38,6 +39,8 @@ def run(deployment: Deployment) -> None:
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     pa.set_memory_pool(pa.system_memory_pool())
+    vitals = deployment.observer.vitals
+    vitals.enter(Phase.RUNNING)
     try:
         cluster_main(
             deployment.flow,
@@ -57,6 +60,8 @@ def run(deployment: Deployment) -> None:
         if cause is None:
             raise
         raise cause from error
+    finally:
+        vitals.enter(Phase.ENDING)
     process = deployment.stopped_by.process
     if process is not None:
         raise TallyError(f"process {process} was told to stop, so this one has ended with it: start both to go on")

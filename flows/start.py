@@ -47,9 +47,11 @@ from flows import recovery
 from flows.catalogs import Applied, apply_catalog, judge_catalog, sha256_of
 from flows.inputs import Input, open_input, topic_of
 from flows.metering import build
+from flows.observed import ObservedClaims, ObservedSource, Observer
 from flows.open_quotas import open_quotas
 from flows.processes import ALONE, Cluster, StoppedBy, end_at_once, join
 from flows.reclaim import Reclaimed, reclaim
+from flows.status import Status
 from flows.subscriptions import SavedSubscriptions
 from sinks import migrate
 from sinks.clickhouse import ClickHouseSink
@@ -58,6 +60,8 @@ from sinks.kafka import KafkaSink, ensure_topic
 from sinks.partitions import partition_of
 from sinks.redis import RedisSink
 from stores.claims import RedisClaims, Session
+from stores.ping import ping
+from telemetry.vitals import Vitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class Deployment:
     workers: int
     cluster: Cluster
     stopped_by: StoppedBy
+    observer: Observer
+    """What is seen of the flow as it runs."""
 
 
 def use_packaged_time_zones() -> None:
@@ -111,7 +117,10 @@ def start(
     """
     use_packaged_time_zones()
     directory = DataDirectory(settings.data_dir)
+    observer = Observer(Vitals())
+    status = Status(settings, observer)
     with named_errors(), ExitStack() as opened:
+        opened.enter_context(status.serving())
         _take_directory(directory, settings, cluster, opened)
         redis_url = _open_redis(settings, directory, opened)
         told = StoppedBy()
@@ -130,12 +139,14 @@ def start(
             prepared = found[0]
         else:
             prepared = opening.follow(cluster.process, rendezvous.meet(dict))
+        observer.started(prepared.applied.history, prepared.reclaimed)
         sink = ClickHouseSink(
             client,
             topic=prepared.input.topic,
             rows_max=settings.flush_rows_max,
             seconds=settings.flush_seconds,
             retry_seconds=settings.clickhouse_wait_seconds,
+            inserts=observer,
         )
         opened.callback(sink.close)
         quotas = RedisSink(
@@ -154,9 +165,9 @@ def start(
             opened.callback(signals.close)
             outlets["kafka"] = signals
         flow = build(
-            prepared.input.source,
+            ObservedSource(prepared.input.source, observer),
             history=prepared.applied.history,
-            claims=prepared.claims,
+            claims=ObservedClaims(prepared.claims, observer),
             subscriptions=SavedSubscriptions(client, prepared.input.topic),
             sink=sink,
             outlets=outlets,
@@ -164,7 +175,12 @@ def start(
             shards=settings.shards,
             partitions=prepared.input.partitions if prepared.input.monotone else None,
             now_us=_now_us,
+            probe=observer,
         )
+        opened.enter_context(status.asking("redis", lambda: ping(redis_url, redis_options(settings))))
+        opened.enter_context(status.asking("clickhouse", lambda: client().close()))
+        if prepared.input.ends is not None:
+            opened.enter_context(status.measuring(prepared.input.ends))
         if engine is not None:
             opened.enter_context(ClickHouseFront(engine, directory, read_only=True))
         if cluster.process == 0:
@@ -180,6 +196,7 @@ def start(
             workers,
             cluster,
             told,
+            observer,
         )
         if cluster.process == 0 and not stop.is_set():
             quotas.wait_restored()

@@ -14,26 +14,39 @@ from domain.partials import Partitioner, ShardInput
 from domain.totals import ShardTotals
 from domain.updates import Updates
 from domain.values import Batch
+from operators.probe import UNOBSERVED, Probe
 
 
 class _Shard(StatefulBatchLogic[ShardInput, Updates, bytes]):
     """One shard's totals as Bytewax state. Never discarded: the number of shards is fixed."""
 
-    def __init__(self, totals: ShardTotals) -> None:
+    def __init__(self, totals: ShardTotals, probe: Probe) -> None:
         self._totals = totals
+        self._probe = probe
+        self._apply = probe.timed("totals", totals.apply)
 
     @override
     def on_batch(self, values: list[ShardInput]) -> tuple[Iterable[Updates], bool]:
-        return [self._totals.apply(received) for received in values], self.RETAIN
+        return [self._apply(received) for received in values], self.RETAIN
 
     @override
     def snapshot(self) -> bytes:
-        return self._totals.snapshot()
+        kept = self._totals.snapshot()
+        self.tell(len(kept))
+        return kept
+
+    def tell(self, size_bytes: int) -> None:
+        self._probe.kept(self, len(self._totals), size_bytes)
 
 
 @operator
 def aggregate(
-    step_id: str, up: Stream[Batch], history: History, shards: int, partitions: Collection[int] | None
+    step_id: str,
+    up: Stream[Batch],
+    history: History,
+    shards: int,
+    partitions: Collection[int] | None,
+    probe: Probe = UNOBSERVED,
 ) -> KeyedStream[Updates]:
     """Keep windows, billing periods and entitlement periods; emit what each batch changed.
 
@@ -44,22 +57,25 @@ def aggregate(
         shards: Fixed for the life of a deployment; state is keyed by `shard_of(subject)`.
         partitions: Every partition of a source with monotone log times; None for other sources, whose
             windows are never forgotten.
+        probe: Watches.
     """
-    partitioner = Partitioner(history, shards)
+    partials = probe.timed("partials", Partitioner(history, shards).partials)
     accept_within_us = history.versions[0].catalog.accept_within_us
     alerting = {p.name for v in history.versions for p in v.catalog.plans.values() if p.alerts}
     everyone = range(shards)
 
     def route(batch: Batch) -> Iterable[tuple[str, ShardInput]]:
         raw = batch.raw
-        groups = partitioner.partials(batch.events, batch.live) or [{}]
+        groups = partials(batch.events, batch.live) or [{}]
         for group in groups[:-1]:
-            yield from ((str(shard), ShardInput(raw.partition, None, partials)) for shard, partials in group.items())
+            yield from ((str(shard), ShardInput(raw.partition, None, found)) for shard, found in group.items())
         last = groups[-1]
         for shard in last if raw.log_time_us is None else everyone:
             yield str(shard), ShardInput(raw.partition, raw.log_time_us, last.get(shard, []))
 
     def build(snapshot: bytes | None) -> _Shard:
-        return _Shard(ShardTotals(partitions, accept_within_us, alerting, snapshot))
+        shard = _Shard(ShardTotals(partitions, accept_within_us, alerting, snapshot), probe)
+        shard.tell(len(snapshot or b""))
+        return shard
 
     return op.stateful_batch("totals", op.flat_map("partials", up, route), build)

@@ -11,15 +11,27 @@ from bytewax.operators import KeyedStream
 from domain.catalog import History
 from domain.quota import Watched, Watcher
 from domain.rating import RatedUpdates
+from operators.probe import UNOBSERVED, Probe
 
 
 @operator
 def watch_quotas(
-    step_id: str, up: KeyedStream[RatedUpdates], history: History, now_us: Callable[[], int]
+    step_id: str,
+    up: KeyedStream[RatedUpdates],
+    history: History,
+    now_us: Callable[[], int],
+    probe: Probe = UNOBSERVED,
 ) -> KeyedStream[Watched]:
     """The state of every touched entitlement, and a signal for every threshold crossed.
 
     `now_us` stamps the signals; nothing else depends on the clock.
     """
-    watcher = Watcher(history)
-    return op.map_value("watch", up, lambda rated: watcher.watch(rated, now_us()))
+    watch = probe.timed("watch_quotas", Watcher(history).watch)
+
+    def step(rated: RatedUpdates) -> Watched:
+        watched = watch(rated, now_us())
+        if watched.signals:
+            probe.signalled(rated.updates.log_time_us, watched.signals)
+        return watched
+
+    return op.map_value("watch", up, step)

@@ -16,6 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
@@ -42,16 +43,39 @@ _PAUSE_SECONDS_MAX = 5.0
 _Tables = list[tuple[str, pa.Table]]
 
 
+class Inserts(Protocol):
+    """Told how inserts go, by the thread that writes; quick, and raises nothing."""
+
+    def taken(self, table: str, rows: int, seconds: float) -> None:
+        """ClickHouse took rows, and needed so long."""
+        ...
+
+    def refused(self, table: str, rows: int, error: Exception) -> None:
+        """ClickHouse did not take rows this time."""
+        ...
+
+
+class Untold:
+    """Tells nobody."""
+
+    def taken(self, table: str, rows: int, seconds: float) -> None:
+        pass
+
+    def refused(self, table: str, rows: int, error: Exception) -> None:
+        pass
+
+
 class _Writer:
     """Writes buffers one after the other on a thread of its own.
 
     At most one buffer waits while one is written; a caller that is faster is held back.
     """
 
-    def __init__(self, client: Client, topic: str, retry_seconds: float) -> None:
+    def __init__(self, client: Client, topic: str, retry_seconds: float, inserts: Inserts) -> None:
         self._client = client
         self._topic = topic
         self._retry_seconds = retry_seconds
+        self._inserts = inserts
         self._waiting: queue.Queue[_Tables | None] = queue.Queue(maxsize=1)
         self.handed = 0
         """Buffers handed over so far."""
@@ -117,9 +141,12 @@ class _Writer:
         pause = _PAUSE_SECONDS_MIN
         while True:
             try:
+                begun = time.monotonic()
                 self._client.insert_arrow(name, table, settings=_INSERT_SETTINGS)
+                self._inserts.taken(name, len(table), time.monotonic() - begun)
                 return
             except ClickHouseError as error:
+                self._inserts.refused(name, len(table), error)
                 if not passes(error):
                     raise TallyError(f"ClickHouse refused {len(table)} rows of {name}: {error}") from error
                 if time.monotonic() + pause > give_up or self._abandoned.is_set():
@@ -148,8 +175,10 @@ class ClickHouseOutlet:
     `progress` must not come before the events that it counts.
     """
 
-    def __init__(self, client: Client, *, topic: str, rows_max: int, seconds: float, retry_seconds: float) -> None:
-        self._writer = _Writer(client, topic, retry_seconds)
+    def __init__(
+        self, client: Client, *, topic: str, rows_max: int, seconds: float, retry_seconds: float, inserts: Inserts
+    ) -> None:
+        self._writer = _Writer(client, topic, retry_seconds, inserts)
         self._rows_max = rows_max
         self._seconds = seconds
         self._lock = threading.Lock()
@@ -191,13 +220,26 @@ class ClickHouseSink(SharedSink[Item]):
         rows_max: Write when this many rows wait.
         seconds: Write when the oldest row waits this long and another arrives.
         retry_seconds: How long a passing failure is tried again.
+        inserts: Told how they go.
     """
 
     def __init__(
-        self, client: Callable[[], Client], *, topic: str, rows_max: int, seconds: float, retry_seconds: float
+        self,
+        client: Callable[[], Client],
+        *,
+        topic: str,
+        rows_max: int,
+        seconds: float,
+        retry_seconds: float,
+        inserts: Inserts | None = None,
     ) -> None:
         super().__init__(
             lambda: ClickHouseOutlet(
-                client(), topic=topic, rows_max=rows_max, seconds=seconds, retry_seconds=retry_seconds
+                client(),
+                topic=topic,
+                rows_max=rows_max,
+                seconds=seconds,
+                retry_seconds=retry_seconds,
+                inserts=inserts or Untold(),
             )
         )

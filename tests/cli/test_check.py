@@ -59,7 +59,9 @@ def test_migrate_says_what_it_applied(inside: Inside) -> None:
     assert inside("migrate", "--data-dir", "data") == (0, "the schema is current\n", "")
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "query", "generate", "check", "migrate", "convert access-log", ""])
+@pytest.mark.parametrize(
+    "command", ["demo", "run", "query", "generate", "check", "health", "migrate", "convert access-log", ""]
+)
 def test_every_command_explains_itself(command: str, inside: Inside) -> None:
     said = inside(*command.split(), "--help")
     assert (said.code, said.err) == (0, "")

@@ -29,4 +29,4 @@ def test_the_pages_are_those_of_the_code(tmp_path: Path) -> None:
         found = (ROOT / "docs" / made.name).read_text(encoding="utf-8").splitlines()
         difference = "\n".join(difflib.unified_diff(found, wanted, f"docs/{made.name}", "the code", lineterm="", n=0))
         assert not difference, f"run `make docs`:\n{difference}"
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
