@@ -32,10 +32,13 @@ class Cluster:
 ALONE = Cluster(0, ())
 
 
-class StoppedBy:
-    """Which other process was told to stop, so that this one has to."""
+class Course:
+    """How far a run has come, for the threads that may end it."""
 
-    process: int | None = None
+    stopped_by: int | None = None
+    """Which other process was told to stop, so that this one has to."""
+    over: bool = False
+    """The flow has ended: nothing can be lost any more, whoever is gone."""
 
 
 def end_at_once(error: TallyError) -> None:
@@ -48,7 +51,7 @@ def join(
     settings: Settings,
     cluster: Cluster,
     stop: threading.Event,
-    told: StoppedBy,
+    course: Course,
     lost: Callable[[TallyError], None],
     opened: ExitStack,
 ) -> Rendezvous | None:
@@ -58,7 +61,7 @@ def join(
         settings: Where Redis is.
         cluster: This process, and those that it starts with.
         stop: Set when any of them is told to stop; once it is set, all are.
-        told: Says afterwards which one that was, if it was another.
+        course: Says afterwards which one that was, if it was another.
         lost: Called from another thread if the place is lost.
         opened: Gives the place up in the end.
 
@@ -72,7 +75,7 @@ def join(
         process=cluster.process,
         seconds=settings.lease_seconds,
         wait_seconds=settings.redis_wait_seconds,
-        lost=lost,
+        lost=lambda error: None if course.over else lost(error),
         options=redis_options(settings),
     )
     opened.callback(lease.close)
@@ -80,23 +83,23 @@ def join(
 
     def stopping(process: int) -> None:
         if process != cluster.process and not stop.is_set():
-            told.process = process
+            course.stopped_by = process
             stop.set()
 
     rendezvous = Rendezvous(
         lease, processes=cluster.processes, wait_seconds=settings.start_wait_seconds, stopping=stopping
     )
     if cluster.processes > 1:
-        _tell_the_others(stop, told, rendezvous)
+        _tell_the_others(stop, course, rendezvous)
     return rendezvous
 
 
-def _tell_the_others(stop: threading.Event, told: StoppedBy, rendezvous: Rendezvous) -> None:
+def _tell_the_others(stop: threading.Event, course: Course, rendezvous: Rendezvous) -> None:
     """Ask the other processes to end once this one is told to: none can end without them."""
 
     def wait() -> None:
         stop.wait()
-        if told.process is None:
+        if course.stopped_by is None:
             with suppress(TallyError):  # then there is no start that could be stopped
                 rendezvous.stop()
 

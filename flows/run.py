@@ -62,7 +62,8 @@ def run(deployment: Deployment) -> None:
         raise cause from error
     finally:
         vitals.enter(Phase.ENDING)
-    process = deployment.stopped_by.process
+    deployment.course.over = True
+    process = deployment.course.stopped_by
     if process is not None:
         raise TallyError(f"process {process} was told to stop, so this one has ended with it: start both to go on")
 

@@ -49,7 +49,7 @@ from flows.inputs import Input, open_input, topic_of
 from flows.metering import build
 from flows.observed import ObservedClaims, ObservedSource, Observer
 from flows.open_quotas import open_quotas
-from flows.processes import ALONE, Cluster, StoppedBy, end_at_once, join
+from flows.processes import ALONE, Cluster, Course, end_at_once, join
 from flows.reclaim import Reclaimed, reclaim
 from flows.status import Status
 from flows.subscriptions import SavedSubscriptions
@@ -78,7 +78,7 @@ class Deployment:
     input: Input
     workers: int
     cluster: Cluster
-    stopped_by: StoppedBy
+    course: Course
     observer: Observer
     """What is seen of the flow as it runs."""
 
@@ -123,8 +123,8 @@ def start(
         opened.enter_context(status.serving())
         _take_directory(directory, settings, cluster, opened)
         redis_url = _open_redis(settings, directory, opened)
-        told = StoppedBy()
-        rendezvous = join(settings, cluster, stop, told, lost, opened)
+        course = Course()
+        rendezvous = join(settings, cluster, stop, course, lost, opened)
         client, engine = _open_clickhouse(settings, directory, opened)
         admin = client()
         opened.callback(admin.close)
@@ -195,7 +195,7 @@ def start(
             prepared.input,
             workers,
             cluster,
-            told,
+            course,
             observer,
         )
         if cluster.process == 0 and not stop.is_set():

@@ -139,5 +139,8 @@ def _verify(record: str, start: Mapping[str, str]) -> None:
     if start.get("record") != record:
         raise Fenced("another start of this deployment was called for: this instance stops")
     for process, member in enumerate(json.loads(record)["members"]):
-        if start.get(f"m{process}", member) != member:
+        now = start.get(f"m{process}")
+        if now is None and "stop" not in start:
+            raise Fenced(f"process {process} has ended: no process can go on without it, so this one stops")
+        if now not in (None, member):
             raise Fenced(f"process {process} was started again: all processes have to, so this one stops")

@@ -4,6 +4,6 @@ It shares no code with the product (standard library and PyYAML only), so that a
 made twice to go unseen. One pass, one event at a time, nothing forgotten, nothing batched.
 """
 
-from tests.oracle.totals import Tables, compute
+from tests.oracle.totals import Tables, compute, compute_log
 
-__all__ = ["Tables", "compute"]
+__all__ = ["Tables", "compute", "compute_log"]

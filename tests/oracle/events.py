@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from operator import ge, gt, le, lt
 from typing import Any
@@ -182,22 +182,31 @@ def _text(envelope: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def read(payload: bytes, history: History) -> Event | Rejected:
-    """Everything that can be said of one event alone, in order of precedence."""
+def read(payload: bytes, history: History, stamped: int | None = None) -> Event | Rejected:
+    """Everything that can be said of one event alone, in order of precedence.
+
+    Args:
+        payload: its bytes.
+        history: the catalogs.
+        stamped: the broker's log time; None in a file, where the event says it.
+    """
+    unread = Rejected("malformed", log_time=stamped or 0)
     try:
         envelope = parse(payload)
     except Malformed:
-        return Rejected("malformed")
+        return unread
     if envelope is None or envelope == []:
-        return Rejected("malformed")
+        return unread
     if len(payload) > EVENT_BYTES_MAX:
-        return Rejected("oversized")
+        return replace(unread, reason="oversized")
     if not isinstance(envelope, dict) or envelope.get("specversion") != "1.0":
-        return Rejected("not_cloudevent")
+        return replace(unread, reason="not_cloudevent")
     source, id_, type_, subject = (_text(envelope, name) for name in ("source", "id", "type", "subject"))
     times = {name: instant_us(envelope[name]) for name in ("time", "logtime") if name in envelope}
+    if stamped is not None:
+        times["logtime"] = stamped
     if not (source and id_ and type_ and subject and times) or None in times.values():
-        return Rejected("not_cloudevent")
+        return replace(unread, reason="not_cloudevent")
     log_time = times.get("logtime", times.get("time"))
     time = times.get("time", log_time)
     assert time is not None and log_time is not None

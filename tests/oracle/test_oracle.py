@@ -366,7 +366,7 @@ def test_the_workload_reaches_every_corner() -> None:
     tables = compute([(0, kitchen_sink_catalog())], list(enumerate(files)))
     assert {row["reason"] for row in tables.rejects.values()} == {
         "malformed", "oversized", "not_cloudevent", "unknown_type", "schema_violation", "time_in_future", "too_late",
-        "conflict", "duplicate",
+        "conflict", "duplicate", "subscription_invalid",
     }  # fmt: skip
     assert sum(row["events"] for row in tables.progress.values()) == len(tables.events) + len(tables.rejects)
     assert tables.events.keys().isdisjoint(tables.rejects)

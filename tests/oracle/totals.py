@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import decimal
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from tests.oracle import calendars, pricing
 from tests.oracle.calendars import EPOCH_DATE, Span
@@ -121,6 +121,35 @@ def compute(catalogs: list[tuple[int, str]], files: list[tuple[int, bytes]]) -> 
         return _Run(history).read_files(files)
 
 
+class Message(Protocol):
+    """A record of a log, as a broker gives it."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def log_time_us(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+def compute_log(catalogs: list[tuple[int, str]], topic: str, messages: Sequence[Message]) -> Tables:
+    """Every row of a log whose messages are structured events and batches, without transactions.
+
+    Args:
+        catalogs: as for `compute`.
+        topic: the name of the log.
+        messages: all of them. In which order partitions were read decides only where an id was first that is in
+            several of them.
+    """
+    history = History([load(number, *catalog) for number, catalog in enumerate(catalogs, start=1)])
+    with decimal.localcontext() as context:
+        context.prec = 200
+        context.traps[decimal.Inexact] = True
+        return _Run(history).read_log(topic, messages)
+
+
 class _Run:
     def __init__(self, history: History) -> None:
         self.history = history
@@ -146,8 +175,21 @@ class _Run:
                 self.tables.progress["file", partition] = row
         return self.tables
 
-    def _take(self, payload: bytes, position: Position) -> None:
-        outcome = read(payload, self.history)
+    def read_log(self, topic: str, messages: Sequence[Message]) -> Tables:
+        for message in sorted(messages, key=lambda message: (message.partition, message.offset)):
+            row = self.tables.progress.setdefault(
+                (topic, message.partition), {"next_offset": 0, "messages": 0, "events": 0, "log_time": 0}
+            )
+            for index, payload in enumerate(payloads(message.value or b"")):
+                self._take(payload, (topic, message.partition, message.offset, index), message.log_time_us)
+                row["events"] += 1
+            row["next_offset"] = message.offset + 1
+            row["messages"] += 1
+            row["log_time"] = max(row["log_time"], message.log_time_us)
+        return self.tables
+
+    def _take(self, payload: bytes, position: Position, stamped: int | None = None) -> None:
+        outcome = read(payload, self.history, stamped)
         if isinstance(outcome, Event):
             outcome = self.claims.claim(outcome, position) or outcome
         if isinstance(outcome, Event):
