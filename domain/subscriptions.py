@@ -234,17 +234,47 @@ def _meant(lives: Lives, time_us: int) -> Live | None:
     return next((live for live in lives if time_us < live.coverage()[1]), None)
 
 
-def _rival(lives: Lives, catalog: Catalog, subject: str, start_us: int, end_us: int) -> str:
+def _rival(lives: Lives, catalog: Catalog | None, subject: str, start_us: int, end_us: int) -> str:
     """What else covers part of a span; "" for nothing."""
     for live in lives:
         low, high = live.coverage()
         if max(low, start_us) < min(high, end_us):
             return f"the subscription from {live.start} until {live.end or 'further notice'}"
-    for seed in catalog.subscriptions.get(subject, ()):
+    for seed in catalog.subscriptions.get(subject, ()) if catalog is not None else ():
         low, high = _coverage(seed.timezone, seed.start, seed.end)
         if max(low, start_us) < min(high, end_us):
             return f"the catalog's subscription from {seed.start} until {seed.end or 'further notice'}"
     return ""
+
+
+def check_catalog(subscribed: Mapping[str, Iterable[Lives]], old: Catalog, new: Catalog, since_us: int) -> list[Fault]:
+    """What subscriptions that events made forbid a catalog to become the next one.
+
+    Args:
+        subscribed: By subject, its subscriptions in each partition.
+        old: The catalog in force.
+        new: The catalog to follow it.
+        since_us: The log time from which the new one would hold.
+    """
+    faults: list[Fault] = []
+    on_gone: dict[str, list[str]] = {}
+    for subject, some in subscribed.items():
+        lives = tuple(live for one in some for live in one)
+        for seed in new.subscriptions.get(subject, ()):
+            rival = _rival(lives, None, subject, *_coverage(seed.timezone, seed.start, seed.end))
+            if rival and seed not in old.subscriptions.get(subject, ()):
+                path = f"subscriptions ({subject} from {seed.start})"
+                faults.append(
+                    Fault(path, f"overlaps {rival}, which events made", "leave it out, or end that one first")
+                )
+        for segment in segments_of(lives):
+            if segment.end_us > since_us and segment.plan not in new.plans:
+                on_gone.setdefault(segment.plan, []).append(subject)
+    for plan, subjects in sorted(on_gone.items()):
+        count = len(set(subjects))
+        message = f"is gone, but events subscribed {count} subject{'s' * (count > 1)} to it, such as {min(subjects)!r}"
+        faults.append(Fault(f"plans.{plan}", message, "keep it until they are on another plan"))
+    return faults
 
 
 def _row(at: Occasion, action: SubscriptionAction, plan: str, live: Live, from_us: int) -> SubscriptionChange:

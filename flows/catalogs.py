@@ -13,6 +13,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from config.catalog import CatalogError, check_change, load_catalog, load_history, sample_text
 from domain.catalog import History
 from domain.ports import TallyError
+from domain.subscriptions import check_catalog
+from flows.subscriptions import subscribed
 
 DEFAULT_SAMPLE = "api"
 """The sample catalog that a deployment begins with when none is given."""
@@ -100,6 +102,7 @@ def judge_catalog(client: Client, text: str | None) -> Applied:
         latest = int(client.query(_LATEST_LOG_TIME).result_rows[0][0] or 0)
         effective_from_us = max(latest, current.effective_from_us) + 1
         faults = check_change(history, catalog, effective_from_us)
+        faults += check_catalog(subscribed(client), current.catalog, catalog, effective_from_us)
         if faults:
             raise CatalogError(faults)
     return Applied(load_history([*(row[:3] for row in rows), (version, effective_from_us, text)]), version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
@@ -10,7 +11,8 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 import flows.start
 from cli.main import app
 from domain.ports import Claim, ClaimRequests, Ticket
-from domain.values import Position
+from domain.values import Position, SubscriptionChange
+from flows.subscriptions import SavedSubscriptions
 from sinks.buffer import Item
 from sinks.clickhouse import ClickHouseSink
 from stores.claims import RedisClaims
@@ -77,8 +79,16 @@ class BufferingSink(DynamicSink[tuple[str, Item]]):
         return _Outside(self._sink.build_part(step_id, "00", None))
 
 
+class ForgottenSubscriptions(SavedSubscriptions):
+    """Subscriptions kept in memory only: each run begins without any."""
+
+    def changes(self, partition: int, before_offset: int) -> Iterable[SubscriptionChange]:
+        return ()
+
+
 MUTANTS: dict[str, tuple[str, Any]] = {
     "seen-set": ("RedisClaims", SeenSet),
+    "forgotten-subscriptions": ("SavedSubscriptions", ForgottenSubscriptions),
     "buffer-outside-the-barrier": ("ClickHouseSink", BufferingSink),
 }
 

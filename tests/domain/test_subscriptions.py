@@ -16,9 +16,9 @@ from domain.accounts import NO_PLAN, Accounts, assign, seed_segments
 from domain.catalog import PeriodKind
 from domain.decode import BatchDecoder
 from domain.subscriber import Subscriber
-from domain.subscriptions import SUBSCRIPTION
+from domain.subscriptions import SUBSCRIPTION, Lives, applied, check_catalog
 from domain.values import Batch, Reason, SubscriptionChange
-from tests.batches import NOON, event, history, raw
+from tests.batches import NOON, event, history, raw, us
 from tests.oracle import Tables, calendars, compute
 from tests.oracle.catalogs import History as OracleHistory
 from tests.oracle.catalogs import load
@@ -371,3 +371,49 @@ def row_of(change: SubscriptionChange) -> dict[str, Any]:
         "timezone": change.timezone,
         "effective_from": change.effective_from_us,
     }
+
+
+# the next catalog
+
+
+def subscriptions_of(*lines: bytes) -> dict[str, list[Lives]]:
+    found: dict[str, Lives] = {}
+    for change in subscribed(*lines).changes:
+        found[change.subject] = applied(found.get(change.subject, ()), change)
+    return {subject: [lives] for subject, lives in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "faults"),
+    [
+        ("", "", []),
+        ("default_plan: free", "default_plan: team", []),
+        ("pro: {}, ", "", ["plans.pro: is gone, but events subscribed 2 subjects to it, such as 'a'"]),
+        ("team: {}", "gold: {}", ["plans.team: is gone, but events subscribed 1 subject to it, such as 'b'"]),
+        ("free: {}, ", "", []),
+        ("end: 2026-03-20}", "end: 2026-03-20}, {subject: a, plan: free, start: 2026-02-01, end: 2026-03-01}", []),
+        (
+            "end: 2026-03-20}",
+            "end: 2026-03-20}, {subject: a, plan: free, start: 2026-02-01}",
+            ["subscriptions (a from 2026-02-01): overlaps the subscription from 2026-03-01 until further notice"],
+        ),
+    ],
+)
+def test_what_events_forbid_the_next_catalog(old: str, new: str, faults: list[str]) -> None:
+    """a is on pro, b on pro until April and then on team, c was on free until the day before."""
+    assert old in CATALOG
+    before = HISTORY.versions[0].catalog
+    text = CATALOG.replace(old, new, 1)
+    for plan in ("team", "free"):
+        if f"{plan}: {{}}" not in text:
+            text = text.replace(f"plan: {plan}", "plan: pro")
+    after = history(text)
+    known = subscriptions_of(
+        line(0, action="create", plan="pro", start="2026-03-01"),
+        line(1, subject="b", action="create", plan="pro", start="2026-03-01"),
+        line(2, subject="b", action="change", plan="team"),
+        line(3, subject="c", action="create", plan="free", start="2026-03-01", end="2026-03-09"),
+    )
+    found = [str(fault) for fault in check_catalog(known, before, after.versions[0].catalog, us(NOON))]
+    assert len(found) == len(faults)
+    assert all(text.startswith(fault) for text, fault in zip(found, faults, strict=True)), found
