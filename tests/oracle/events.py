@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from operator import ge, gt, le, lt
@@ -182,19 +183,36 @@ def _text(envelope: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def read(payload: bytes, history: History, stamped: int | None = None) -> Event | Rejected:
+def attributes_of(headers: Sequence[tuple[str, bytes]]) -> dict[str, str]:
+    """The attributes of an event whose data is the message; empty where the message is the whole event.
+
+    CloudEvents Kafka binding, section 3.1: only headers that are UTF-8 are known to the oracle.
+    """
+    found = {name[3:]: value.decode() for name, value in headers if name.startswith("ce_")}
+    kind = dict(headers).get("content-type", b"").decode()
+    if not found or kind.startswith("application/cloudevents"):
+        return {}
+    return found | ({"datacontenttype": kind} if kind else {})
+
+
+def read(
+    payload: bytes, history: History, stamped: int | None = None, attributes: dict[str, str] | None = None
+) -> Event | Rejected:
     """Everything that can be said of one event alone, in order of precedence.
 
     Args:
         payload: its bytes.
         history: the catalogs.
         stamped: the broker's log time; None in a file, where the event says it.
+        attributes: of an event in binary mode, whose payload is its data.
     """
     unread = Rejected("malformed", log_time=stamped or 0)
     try:
         envelope = parse(payload)
     except Malformed:
         return unread
+    if attributes:
+        envelope = {**attributes, "data": envelope}
     if envelope is None or envelope == []:
         return unread
     if len(payload) > EVENT_BYTES_MAX:

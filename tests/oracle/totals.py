@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from tests.oracle import calendars, pricing
 from tests.oracle.calendars import EPOCH_DATE, Span
 from tests.oracle.catalogs import Catalog, History, Meter, exact, load, text_form, where_of
-from tests.oracle.events import NOWHERE, Claims, Event, Position, Rejected, lines, payloads, read
+from tests.oracle.events import NOWHERE, Claims, Event, Position, Rejected, attributes_of, lines, payloads, read
 from tests.oracle.subscriptions import TYPE, Register
 
 Row = dict[str, Any]
@@ -132,10 +132,12 @@ class Message(Protocol):
     def log_time_us(self) -> int: ...
     @property
     def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 def compute_log(catalogs: list[tuple[int, str]], topic: str, messages: Sequence[Message]) -> Tables:
-    """Every row of a log whose messages are structured events and batches, without transactions.
+    """Every row of a log without transactions, whose headers are well-formed.
 
     Args:
         catalogs: as for `compute`.
@@ -180,16 +182,25 @@ class _Run:
             row = self.tables.progress.setdefault(
                 (topic, message.partition), {"next_offset": 0, "messages": 0, "events": 0, "log_time": 0}
             )
-            for index, payload in enumerate(payloads(message.value or b"")):
-                self._take(payload, (topic, message.partition, message.offset, index), message.log_time_us)
+            value = message.value or b""
+            attributes = attributes_of(message.headers)
+            for index, payload in enumerate([value] if attributes else payloads(value)):
+                position = (topic, message.partition, message.offset, index)
+                self._take(payload, position, message.log_time_us, attributes)
                 row["events"] += 1
             row["next_offset"] = message.offset + 1
             row["messages"] += 1
             row["log_time"] = max(row["log_time"], message.log_time_us)
         return self.tables
 
-    def _take(self, payload: bytes, position: Position, stamped: int | None = None) -> None:
-        outcome = read(payload, self.history, stamped)
+    def _take(
+        self,
+        payload: bytes,
+        position: Position,
+        stamped: int | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> None:
+        outcome = read(payload, self.history, stamped, attributes)
         if isinstance(outcome, Event):
             outcome = self.claims.claim(outcome, position) or outcome
         if isinstance(outcome, Event):
@@ -212,7 +223,7 @@ class _Run:
             "type": outcome.type,
             "subject": outcome.subject,
             "time": outcome.time,
-            "attributes": {},
+            "attributes": attributes or {},
             "payload": payload,
         }
         for meter in outcome.catalog.meters:
