@@ -123,7 +123,7 @@ COLUMNS_OF = {
     ("quotas", "catalog_version"): "The catalog version whose entitlement holds for the period.",
     ("quota_status", "catalog_version"): "The catalog version whose entitlement holds for the period.",
     ("signals", "id"): "Hash of what was reached, so that a replay gives the same id.",
-    ("signals", "type"): "`quota.threshold_reached`, `quota.exceeded` or `spend.threshold_reached`.",
+    ("signals", "type"): "`quota.threshold_reached`, `quota.exceeded`, `quota.reset` or `spend.threshold_reached`.",
     ("signals", "feature"): "The entitlement's feature, or the alert's key.",
     ("signals", "meter"): "The meter; empty for spend.",
     ("signals", "allowance"): "The limit; of spend, the alert's amount.",

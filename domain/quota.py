@@ -16,7 +16,8 @@ import xxhash
 
 from domain.catalog import Alert, Entitlement, History
 from domain.rating import RatedUpdates, Spend
-from domain.updates import PeriodKey, QuotaUpdate
+from domain.resets import Limit
+from domain.updates import PeriodKey, QuotaReset, QuotaUpdate
 
 _ONE = Decimal(1)
 _pack = msgspec.msgpack.Encoder().encode
@@ -25,6 +26,7 @@ _pack = msgspec.msgpack.Encoder().encode
 class SignalType(StrEnum):
     THRESHOLD_REACHED = "quota.threshold_reached"
     EXCEEDED = "quota.exceeded"
+    RESET = "quota.reset"
     SPEND_REACHED = "spend.threshold_reached"
 
 
@@ -47,7 +49,7 @@ class Signal(NamedTuple):
     period_start_us: int
     period_end_us: int
     threshold: int
-    """Absolute: a quantity scaled by 10^12, or of spend an amount scaled by 10^24."""
+    """Absolute: a quantity scaled by 10^12, or of spend an amount scaled by 10^24. Of a reset, the limit."""
     allowance: int
     """The limit, in the same unit."""
     used: int
@@ -88,6 +90,17 @@ def absolute(entitlement: Entitlement, fraction: Decimal) -> int:
     return entitlement.limit * numerator // denominator
 
 
+def lowest_thresholds(history: History) -> dict[Limit, int]:
+    """Of every limit that has thresholds, the lowest one as a quantity."""
+    return {
+        (plan.name, entitlement.feature, version.version): min(absolute(entitlement, f) for f in entitlement.thresholds)
+        for version in history.versions
+        for plan in version.catalog.plans.values()
+        for entitlement in plan.entitlements
+        if entitlement.kind == "metered" and entitlement.thresholds
+    }
+
+
 class Watch:
     """One metered entitlement with its thresholds as quantities."""
 
@@ -113,13 +126,16 @@ class Watch:
             if after >= lowest:
                 for threshold, fraction in self._thresholds:
                     if before < threshold <= after:
-                        out.append(self._signal(update, key, threshold, fraction, after, at_us))
+                        kind = SignalType.EXCEEDED if fraction == _ONE else SignalType.THRESHOLD_REACHED
+                        out.append(self._signal(kind, key, threshold, after, at_us, update.pricing_version))
         return out
 
-    def _signal(
-        self, update: QuotaUpdate, key: PeriodKey, threshold: int, fraction: Decimal, used: int, at_us: int
-    ) -> Signal:
-        kind = SignalType.EXCEEDED if fraction == _ONE else SignalType.THRESHOLD_REACHED
+    def reset(self, reset: QuotaReset, at_us: int) -> Signal:
+        """The signal that a period is over. Its threshold is the limit: two plans' periods stay apart."""
+        limit = self.entitlement.limit
+        return self._signal(SignalType.RESET, reset.key, limit, reset.used, at_us, reset.pricing_version)
+
+    def _signal(self, kind: SignalType, key: PeriodKey, threshold: int, used: int, at_us: int, version: int) -> Signal:
         subject, start, end = key
         entitlement = self.entitlement
         return Signal(
@@ -134,7 +150,7 @@ class Watch:
             entitlement.limit,
             used,
             at_us,
-            update.pricing_version,
+            version,
         )
 
 
@@ -169,6 +185,12 @@ class Watcher:
                 )
             )
             watched.signals.extend(watch.crossings(update, at_us))
+        for reset in rated.updates.resets:
+            watch = self._watches[reset.pricing_version, reset.plan, reset.feature]
+            watched.signals.append(watch.reset(reset, at_us))
+        if rated.updates.resets:
+            # A reset comes after the crossings of its own period, and before those of the next.
+            watched.signals.sort(key=lambda signal: (signal.period_end_us, signal.type is SignalType.RESET))
         for spent in rated.spends:
             for alert in self._alerts[spent.pricing_version, spent.plan]:
                 watched.signals.extend(spend_crossings(spent, alert, at_us))

@@ -6,7 +6,8 @@ entitlement periods (`domain.cells` has the algebra, `domain.updates` what is em
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -18,10 +19,21 @@ from domain.instants import to_text
 from domain.partials import Groups, PricePartial, QuotaPartial, ShardInput, UsagePartial
 from domain.ports import TallyError
 from domain.pricing import WHOLE
-from domain.updates import MemberUpdate, OtherTotal, PeriodKey, PriceUpdate, QuotaUpdate, Total, Updates, UsageUpdate
+from domain.resets import Crossed, Limit, Resets
+from domain.updates import (
+    MemberUpdate,
+    OtherTotal,
+    PeriodKey,
+    PriceUpdate,
+    QuotaReset,
+    QuotaUpdate,
+    Total,
+    Updates,
+    UsageUpdate,
+)
 from domain.values import HOUR_US
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """The form of a snapshot; raised with every change of it."""
 
 _SWEEP_EVERY_US = HOUR_US
@@ -42,6 +54,7 @@ class ShardTotals:
             forgotten once every partition's log time has passed its end by this much.
         alerting: The plans with spend alerts, in any catalog version.
         snapshot: What `snapshot` gave; None to begin empty.
+        lowest: Of each limit with thresholds, the lowest as a quantity; its periods get resets.
     """
 
     def __init__(
@@ -50,6 +63,7 @@ class ShardTotals:
         accept_within_us: int,
         alerting: Collection[str],
         snapshot: bytes | None,
+        lowest: Mapping[Limit, int] = MappingProxyType({}),
     ) -> None:
         self._partitions = partitions
         self._accept_within_us = accept_within_us
@@ -58,6 +72,7 @@ class ShardTotals:
         self._prices: dict[str, dict[tuple[str, Aggregation], _PriceCells]] = {}
         self._log_times: dict[int, int] = {}
         self._horizon_us = 0
+        self._resets = Resets(lowest, by_log_time=partitions is not None)
         if snapshot is not None:
             self._restore(snapshot)
 
@@ -82,6 +97,9 @@ class ShardTotals:
                     updates.quotas.append(self._merge_quota(partial, received.partition))
         if not self._alerting.isdisjoint(update.plan for update in updates.prices):
             updates.others = self._others(updates.prices)
+        if received.log_time_us is not None:
+            self._resets.advance(received.log_time_us)
+        updates.resets = list(map(self._reset, self._resets.take()))
         if received.log_time_us is not None:
             self._advance(received.partition, received.log_time_us)
         return updates
@@ -129,7 +147,14 @@ class ShardTotals:
         cells = self._family(("quota", partial.plan, partial.feature, partial.aggregation))
         before, after, inputs = self._change(cells, partial.groups, partition)
         about = (partial.plan, partial.feature, partial.pricing_version)
-        return QuotaUpdate(*about, partial.groups.keys, [quantity or 0 for quantity in before], after, inputs)
+        update = QuotaUpdate(*about, partial.groups.keys, [quantity or 0 for quantity in before], after, inputs)
+        self._resets.see(update, partial.aggregation)
+        return update
+
+    def _reset(self, crossed: Crossed) -> QuotaReset:
+        cells = self._families["quota", crossed.plan, crossed.feature, crossed.aggregation]
+        (used,) = cells.quantities([cells.rows[crossed.key]])
+        return QuotaReset(crossed.plan, crossed.feature, crossed.pricing_version, crossed.key, used)
 
     def _change(self, cells: Cells, groups: Groups, partition: int) -> tuple[list[int | None], list[int], list[int]]:
         """Merge groups; returns each row's quantity before (None: no inputs) and after, and its inputs."""
@@ -199,20 +224,26 @@ class ShardTotals:
     def snapshot(self) -> bytes:
         """Everything, as immutable bytes."""
         tables = [(name[:3], name[3], _ipc(f.to_arrow())) for name, f in self._families.items() if len(f)]
-        return msgspec.msgpack.encode((STATE_VERSION, self._horizon_us, list(self._log_times.items()), tables))
+        log_times = list(self._log_times.items())
+        return msgspec.msgpack.encode((STATE_VERSION, self._horizon_us, log_times, tables, self._resets.snapshot()))
 
     def _restore(self, snapshot: bytes) -> None:
-        version, self._horizon_us, log_times, tables = msgspec.msgpack.decode(snapshot)
+        version, *rest = msgspec.msgpack.decode(snapshot)
         if version != STATE_VERSION:
             raise TallyError(
                 f"the saved state has form {version}, this version reads form {STATE_VERSION}: run the tallyflow "
                 "version that wrote it, or start a new data directory and run the same input again"
             )
+        self._horizon_us, log_times, tables, crossed = rest
         self._log_times = {int(partition): int(us) for partition, us in log_times}
         for (kind, owner, price), aggregation, data in tables:
             name = (kind, owner, price, Aggregation(aggregation))
             cells = self._families[name] = Cells.from_arrow(name[3], pa.ipc.open_stream(data).read_all())
             self._index(name, cells)
+            if kind == "quota" and self._partitions is None:
+                self._resets.learn(price, cells.rows)
+        self._resets.advance(max(self._log_times.values(), default=0))
+        self._resets.restore([Crossed._make([*fields, Aggregation(how)]) for *fields, how in crossed])
 
 
 class _PriceCells:

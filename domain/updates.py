@@ -73,6 +73,16 @@ class QuotaUpdate:
     inputs: list[int]
 
 
+class QuotaReset(NamedTuple):
+    """A period of an entitlement that is over, and of which a threshold was crossed."""
+
+    plan: str
+    feature: str
+    pricing_version: int
+    key: PeriodKey
+    used: int
+
+
 class OtherTotal(NamedTuple):
     """A price that a batch did not touch, in a billing period that it did; a spend alert needs it."""
 
@@ -93,5 +103,6 @@ class Updates:
     others: list[OtherTotal] = field(default_factory=list)
     """Of plans with alerts (in any catalog version) only."""
     quotas: list[QuotaUpdate] = field(default_factory=list)
+    resets: list[QuotaReset] = field(default_factory=list)
     log_time_us: int | None = None
     """The newest log time of the batch, where log times are monotone: for measuring, nothing depends on it."""

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from domain.catalog import History
 from domain.partials import Partitioner, ShardInput
+from domain.quota import lowest_thresholds
 from domain.totals import ShardTotals
 from domain.updates import Updates
 from domain.values import Batch
@@ -62,6 +63,7 @@ def aggregate(
     partials = probe.timed("partials", Partitioner(history, shards).partials)
     accept_within_us = history.versions[0].catalog.accept_within_us
     alerting = {p.name for v in history.versions for p in v.catalog.plans.values() if p.alerts}
+    lowest = lowest_thresholds(history)
     everyone = range(shards)
 
     def route(batch: Batch) -> Iterable[tuple[str, ShardInput]]:
@@ -74,7 +76,7 @@ def aggregate(
             yield str(shard), ShardInput(raw.partition, raw.log_time_us, last.get(shard, []))
 
     def build(snapshot: bytes | None) -> _Shard:
-        shard = _Shard(ShardTotals(partitions, accept_within_us, alerting, snapshot), probe)
+        shard = _Shard(ShardTotals(partitions, accept_within_us, alerting, snapshot, lowest), probe)
         shard.tell(len(snapshot or b""))
         return shard
 

@@ -17,7 +17,7 @@ from domain.decode import BatchDecoder
 from domain.inputs import dimensions_key, text_form
 from domain.partials import Groups, Partitioner, PricePartial, QuotaPartial, ShardInput, UsagePartial, shard_of
 from domain.ports import TallyError
-from domain.quota import Watcher
+from domain.quota import Watcher, lowest_thresholds
 from domain.rating import Rater
 from domain.totals import STATE_VERSION, ShardTotals
 from domain.updates import OtherTotal, PriceUpdate, QuotaUpdate, Updates
@@ -116,12 +116,13 @@ class Pipeline:
         found = history(*log.catalogs)
         self.partitioner = Partitioner(found, SHARDS)
         self.rater, self.watcher = Rater(found), Watcher(found)
+        self.lowest = lowest_thresholds(found)
         self.books = Books()
         self.partitions = partitions
         self.shards = [self.shard(None) for _ in range(SHARDS)]
 
     def shard(self, snapshot: bytes | None) -> ShardTotals:
-        return ShardTotals(self.partitions, 35 * DAY_US, ALERTING, snapshot)
+        return ShardTotals(self.partitions, 35 * DAY_US, ALERTING, snapshot, self.lowest)
 
     def apply(self, events: Events, partition: int, log_time_us: int | None = None) -> None:
         *earlier, last = self.partitioner.partials(events, {}) or [{}]
@@ -187,10 +188,10 @@ def events_of(log: Log) -> list[Events]:
     return [batch.events for batch in batches]
 
 
-def truth(log: Log) -> Tables:
+def truth(log: Log, log_time_reached: int | None = None) -> Tables:
     catalogs = [(us(since) if since else 0, text) for since, text in log.catalogs]
     files = [(n, b"".join(line + b"\n" for line in lines)) for n, lines in enumerate(log.partitions)]
-    return ledgerless(expected_tables(compute(catalogs, files)))
+    return ledgerless(expected_tables(compute(catalogs, files, log_time_reached)))
 
 
 def ledgerless(tables: Tables) -> Tables:
@@ -250,6 +251,23 @@ def test_a_replay_repeats_rows_and_signals(log: Log, data: st.DataObject) -> Non
     assert differences(ledgerless(pipeline.books.tables), truth(log)) == []
 
 
+@settings(max_examples=40)
+@given(logs(), st.data())
+def test_where_log_times_are_monotone_they_say_which_periods_are_over(log: Log, data: st.DataObject) -> None:
+    """Every cut gives the same resets, each once, also when shards stop and resume anywhere."""
+    events = events_of(log)
+    pipeline = Pipeline(log, range(len(events)))
+    restarts = data.draw(st.sets(st.integers(0, 30)))
+    for number, (partition, low, high) in enumerate(data.draw(cuts([len(e) for e in events]))):
+        if number in restarts:
+            pipeline.restart()
+        reached = max(events[partition].log_times_us[:high])
+        pipeline.apply(between(events[partition], low, high), partition, reached)
+    last = max(max(e.log_times_us) for e in events)
+    assert differences(ledgerless(pipeline.books.tables), truth(log, last)) == []
+    assert len(pipeline.books.signals) == len(pipeline.books.tables.signals), "something was sent twice"
+
+
 def test_snapshots_are_immutable_and_deterministic() -> None:
     log = Log((("", CATALOG),), ((payload(type="use", data={"n": 1, "x": 1.5, "who": "w"}),),))
     pipeline = Pipeline(log)
@@ -258,7 +276,7 @@ def test_snapshots_are_immutable_and_deterministic() -> None:
     shard = pipeline.shards[shard_of("a", SHARDS)]
     saved = shard.snapshot()
     assert isinstance(saved, bytes)
-    assert ShardTotals(None, 0, ALERTING, saved).snapshot() == saved
+    assert pipeline.shard(saved).snapshot() == saved
     pipeline.apply(between(events_of(log)[0], 0, 1), 1)
     assert shard.snapshot() != saved
     assert len(ShardTotals(None, 0, ALERTING, empty)) == 0
@@ -268,7 +286,7 @@ def test_snapshots_are_immutable_and_deterministic() -> None:
 def test_a_snapshot_of_another_form_is_refused() -> None:
     saved = ShardTotals(None, 0, ALERTING, None).snapshot()
     assert saved[1] == STATE_VERSION
-    with pytest.raises(TallyError, match="form 99, this version reads form 1"):
+    with pytest.raises(TallyError, match="form 99, this version reads form 2"):
         ShardTotals(None, 0, ALERTING, saved[:1] + b"\x63" + saved[2:])
 
 

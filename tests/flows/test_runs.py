@@ -27,6 +27,7 @@ def test_the_workload_has_everything(scene: Scene) -> None:
     assert {key[0] for key in scene.wanted.signals} == {
         "quota.threshold_reached",
         "quota.exceeded",
+        "quota.reset",
         "spend.threshold_reached",
     }
     assert {row["action"] for row in scene.wanted.subscriptions.values()} == {"create", "change", "end"}

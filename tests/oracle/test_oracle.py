@@ -186,6 +186,25 @@ def test_exceeded_at_the_limit() -> None:
     }
 
 
+def test_a_period_that_is_over_and_was_noticed_is_reset() -> None:
+    """By the first event of a later period; where log times are monotone, by them."""
+    used = [event(str(n), "2026-03-08T12:00:00Z") for n in range(2)]
+    later = event("9", "2026-03-09T12:00:00Z", "2026-03-09T12:00:00Z")
+    catalogs = [(0, CATALOG.format(zone="UTC", window="1h"))]
+    day = span("2026-03-08T00:00:00Z", "2026-03-09T00:00:00Z")
+
+    def resets(events: list[bytes], log_time_reached: int | None = None) -> list[tuple[Any, ...]]:
+        tables = compute(catalogs, [(0, b"".join(line + b"\n" for line in events))], log_time_reached)
+        return [key for key in tables.signals if key[0] == "quota.reset"]
+
+    found = [("quota.reset", "s", "calls", day[0], D(4))]
+    assert resets(used) == []
+    assert resets([*used, later]) == resets([later, *used]) == found
+    assert resets([used[0], later]) == [], "no threshold was reached"
+    assert resets([*used, later], day[1] - 1) == []
+    assert resets(used, day[1]) == found
+
+
 def test_late_is_booked_on_its_log_date() -> None:
     """The window [12:00, 13:00) closes with its grace at 14:00."""
     tables = run(
@@ -375,6 +394,7 @@ def test_the_workload_reaches_every_corner() -> None:
     assert {key[0] for key in tables.signals} == {
         "quota.threshold_reached",
         "quota.exceeded",
+        "quota.reset",
         "spend.threshold_reached",
     }
     claimed = [row for row in tables.rejects.items() if row[1]["reason"] in ("duplicate", "conflict")]

@@ -107,18 +107,24 @@ class Total:
         return self.aggregate(aggregation)
 
 
-def compute(catalogs: list[tuple[int, str]], files: list[tuple[int, bytes]]) -> Tables:
+def compute(
+    catalogs: list[tuple[int, str]], files: list[tuple[int, bytes]], log_time_reached: int | None = None
+) -> Tables:
     """Every row of a complete file run.
 
     Args:
         catalogs: versions 1, 2 ... as (log time from which it holds, YAML).
         files: (partition, whole uncompressed content).
+        log_time_reached: Of a log with monotone log times, the latest one; it says which periods are over.
     """
     history = History([load(number, *catalog) for number, catalog in enumerate(catalogs, start=1)])
     with decimal.localcontext() as context:
         context.prec = 200
         context.traps[decimal.Inexact] = True
-        return _Run(history).read_files(files)
+        run = _Run(history)
+        tables = run.read_files(files)
+        tables.signals.update(run.resets(log_time_reached))
+        return tables
 
 
 class Message(Protocol):
@@ -163,6 +169,8 @@ class _Run:
         self.buckets: dict[tuple[Key, str | None], Total] = {}
         self.amounts: dict[Key, dict[str, Decimal]] = {}
         self.quotas: dict[Key, Total] = {}
+        self.starts: dict[tuple[str, str], set[int]] = {}
+        """By subject and feature, where the periods begin that have events."""
 
     def read_files(self, files: list[tuple[int, bytes]]) -> Tables:
         for partition, content in sorted(files):
@@ -333,6 +341,7 @@ class _Run:
         subject, feature, limit = one.event.subject, entitlement["feature"], exact(entitlement["limit"])
         total = self.quotas.setdefault((subject, plan, feature, period[0]), Total())
         total.add(one)
+        self.starts.setdefault((subject, feature), set()).add(period[0])
         used = total.quantity(one.meter.aggregation)
         fractions = [exact(fraction) for fraction in entitlement.get("thresholds") or []]
         reached = [fraction for fraction in fractions if used >= limit * fraction]
@@ -358,6 +367,16 @@ class _Run:
         """Record a crossing. What grows from 0 has crossed each positive threshold that it has reached."""
         assert key[4] > 0
         self.tables.signals[key] = {"period_end": period[1], "allowance": allowance}
+
+    def resets(self, log_time_reached: int | None) -> dict[Key, Row]:
+        """A reset for each period of which a threshold was crossed, and that is over."""
+        found: dict[Key, Row] = {}
+        for (kind, subject, feature, start, _), row in self.tables.signals.items():
+            if kind in ("quota.threshold_reached", "quota.exceeded"):
+                after = [later for later in self.starts[subject, feature] if later >= row["period_end"]]
+                if after if log_time_reached is None else row["period_end"] <= log_time_reached:
+                    found["quota.reset", subject, feature, start, row["allowance"]] = dict(row)
+        return found
 
 
 def as_input(meter: Meter, event: Event, position: Position) -> Input | None:
