@@ -44,6 +44,7 @@ SELECT DISTINCT log_partition FROM
 (
     SELECT log_partition FROM events WHERE log_topic = {topic:String}
     UNION ALL SELECT log_partition FROM rejects WHERE log_topic = {topic:String}
+    UNION ALL SELECT log_partition FROM progress WHERE log_topic = {topic:String}
 )
 """
 
@@ -53,6 +54,16 @@ class Reclaimed:
     """What a start found missing in the claim store."""
 
     claims: int
+
+
+def ledger_of(client: Client, topic: str) -> str:
+    """Names the ledger of a deployment, so that claims made for another one are told from its own.
+
+    The database's tables may be made anew under the same name; when its first catalog was applied tells them
+    apart.
+    """
+    sql = "SELECT toUnixTimestamp64Micro(min(applied_at)) FROM catalogs WHERE version = 1"
+    return f"{topic}@{int(client.query(sql).result_rows[0][0])}"
 
 
 def reclaim(claims: ClaimsAdmin, client: Client, topic: str, partitions: Collection[int]) -> Reclaimed:

@@ -50,7 +50,7 @@ from flows.metering import build
 from flows.observed import ObservedClaims, ObservedSource, Observer
 from flows.open_quotas import open_quotas
 from flows.processes import ALONE, Cluster, Course, end_at_once, join
-from flows.reclaim import Reclaimed, reclaim
+from flows.reclaim import Reclaimed, ledger_of, reclaim
 from flows.status import Status
 from flows.subscriptions import SavedSubscriptions
 from sinks import migrate
@@ -278,6 +278,7 @@ class _Opening:
             shards=self.settings.claim_shards,
             accept_within_us=history.versions[0].catalog.accept_within_us,
             wait_seconds=self.settings.redis_wait_seconds,
+            ledger=ledger_of(self.admin, topic_of(self.source)),
             options=redis_options(self.settings),
         )
         self.opened.callback(claims.close)

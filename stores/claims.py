@@ -16,8 +16,8 @@ digest names a shard, a bucket and a field. All Redis keys of shard `i` share a 
 Small hashes stay listpacks (ziplists before Redis 7): about 42 bytes an id instead of 155. A shard
 takes 65,536 buckets of 512 ids a generation, 33 million, before its buckets turn into tables and cost
 thrice the memory; a bucket is searched from its beginning, so calls slow down before that: use a shard
-for every few million ids. Another number of shards, or another `accept_within`, is another layout: the
-old claims are dropped and made again from the ledger.
+for every few million ids. Another number of shards, another `accept_within`, or another ledger is another
+layout: the old claims are dropped and made again from the ledger.
 
 A generation `g = log_time // (accept_within + future skew)` is looked up with both its neighbours, so
 two events that may carry the same key and both be accepted by age always see each other.
@@ -75,6 +75,8 @@ class RedisClaims:
         accept_within_us: the deployment's age limit.
         wait_seconds: for how long an unreachable Redis is tried again.
         namespace: begins every Redis key.
+        ledger: names the ledger that the claims were made for. Those of another are dropped at the start: their
+            positions are of another log, and what they call repeats would be lost here.
         options: what redis-py takes beside the address: user, password, TLS files.
     """
 
@@ -86,6 +88,7 @@ class RedisClaims:
         accept_within_us: int,
         wait_seconds: float,
         namespace: str = "tally",
+        ledger: str = "",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", namespace):
@@ -97,7 +100,7 @@ class RedisClaims:
         self._generation_us = accept_within_us + FUTURE_SKEW_US
         self._tag = f"{{{namespace}:c"
         self._metas = [f"{self._tag}{shard}}}" for shard in range(shards)]
-        self._layout = f"{LAYOUT}:{shards}:{self._generation_us}"
+        self._layout = f"{LAYOUT}:{shards}:{self._generation_us}:{ledger}"
         self._tokens: list[int] = []
         self._seed = 0
         self._incarnation: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,28 @@ class StopAfter(threading.Event):
         return self._looks < 0
 
 
+class Disturb(threading.Event):
+    """Does things after so many looks, and never ends a run."""
+
+    def __init__(self, things: Mapping[int, Callable[[], None]]) -> None:
+        super().__init__()
+        self._things = dict(things)
+        self._looks = 0
+        self._lock = threading.Lock()
+
+    @property
+    def done(self) -> bool:
+        return not self._things
+
+    def is_set(self) -> bool:
+        with self._lock:
+            self._looks += 1
+            do = self._things.pop(self._looks, None)
+            if do is not None:
+                do()
+        return False
+
+
 class Place:
     """Files are partitions in the order of their names."""
 
@@ -65,7 +87,8 @@ class Place:
         """`flows.start.start` over all files."""
         known = Settings(data_dir=self.data, **{"shards": 8, "batch_rows_max": 300} | settings)
         source = f"file:{self.input}/*.ndjson"
-        return start(known, catalog=catalog, source=source, stop=stop or threading.Event(), workers=workers)
+        stop = stop or threading.Event()
+        return start(known, catalog=catalog, source=source, stop=stop, workers=workers, lost=lambda error: None)
 
     def run(
         self, catalog: str | None, stop: threading.Event | None = None, workers: int = 1, **settings: Any

@@ -147,6 +147,34 @@ class RedisCluster:
         slot = int(self.masters[0].client.execute_command("CLUSTER", "KEYSLOT", key))
         return self.masters[next(i for i in range(len(self.masters)) if slot < SLOTS * (i + 1) // len(self.masters))]
 
+    def replica_of(self, master: RedisNode) -> RedisNode:
+        """Its first replica."""
+        return self.replicas[self.masters.index(master)]
+
+    def cut_off(self, master: RedisNode) -> None:
+        """Let its first replica lag from now on: it is no longer let in, and its connection is closed."""
+        replica = self.replica_of(master)
+        replica.client.config_set("masteruser", "nobody")
+        replica.client.config_set("masterauth", "nothing")
+        master.client.client_kill_filter(_type="replica", skipme=True)
+        wait_until(lambda: replica.client.info("replication")["master_link_status"] == "down", "the lag")
+
+    def promote(self, replica: RedisNode) -> None:
+        """Make it the master of its slots, as it is, and wait until every living node knows."""
+        replica.client.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+        wait_until(lambda: replica.client.info("replication")["role"] == "master", "the promotion")
+        living = [node for node in (*self.masters, *self.replicas) if node.process is not None]
+        wait_until(lambda: all(f"{node_id(replica)} 127.0.0.1:{replica.port}" in _masters(n) for n in living), "news")
+
+
+def _masters(node: RedisNode) -> str:
+    """The lines of CLUSTER NODES that are about living masters."""
+    raw = node.client.execute_command("CLUSTER", "NODES")
+    if isinstance(raw, dict):  # as redis-py parses it
+        found = raw.items()
+        return "\n".join(f"{each['node_id']} {address}" for address, each in found if "master" in each["flags"])
+    return "\n".join(line for line in raw.splitlines() if "master" in line)
+
 
 def node_id(node: RedisNode) -> str:
     return str(node.client.execute_command("CLUSTER", "MYID"))

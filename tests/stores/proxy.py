@@ -26,6 +26,13 @@ class Proxy:
         self.cuts = 0
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}?{self._behind.query}"
 
+    def lead_to(self, url: str) -> None:
+        """From now on the same address is another server: what is open breaks."""
+        self._behind = urlsplit(url)
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            _close(each)
+
     def __enter__(self) -> Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
         return self

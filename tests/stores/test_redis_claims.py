@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import redis
 from domain.ports import ClaimsLost, ClaimsUnavailable, Fenced, TallyError
 from engines.redis_server import RedisServer
 from stores.claims import RedisClaims
+from tests.services.redis_cluster import RedisNode
 from tests.stores.claim_stores import (
     ACCEPT_WITHIN_US,
     GENERATION_US,
@@ -138,6 +140,23 @@ def test_another_server_process_is_not_trusted(tmp_path: Path) -> None:
         successor = started(store)
         assert successor.progress() == {0: 1}
         assert claim(successor, 0, 1, [A]) == {1: first(0, 0)}
+
+
+def test_a_master_that_was_a_replica_meanwhile_is_not_trusted(tmp_path: Path) -> None:
+    """The same process with another's older data: its run id says nothing."""
+    with RedisNode(tmp_path / "one") as one, RedisNode(tmp_path / "other") as other:
+        store = RedisStore(one.url, shards=1)
+        claims = started(store)
+        claim(claims, 0, 0, [A])
+        other.follow(one)
+        other.follow(None)
+        claim(claims, 1, 0, [B])
+        one.follow(other)
+        threading.Timer(0.1, lambda: one.follow(None)).start()
+        with pytest.raises(ClaimsLost, match="got its data from another"):
+            claim(claims, 0, 1, [B])
+        successor = started(store)
+        assert successor.progress() == {0: 1}
 
 
 def test_the_script_is_loaded_again_where_it_is_missing(url: str, server: redis.Redis) -> None:

@@ -114,16 +114,16 @@ def test_a_promoted_replica_that_lags_is_not_trusted(own_cluster: RedisCluster) 
     claims = started(store)
     claim(claims, 0, 0, EVENTS[:20])
     master = own_cluster.master_of("{tally:c0}")
-    replica = own_cluster.replicas[own_cluster.masters.index(master)]
+    replica = own_cluster.replica_of(master)
     claimed = master.client.info("replication")["master_repl_offset"]
     wait_until(lambda: replica.client.info("replication")["slave_repl_offset"] >= claimed, "replication")
-    cut_off(master)
+    own_cluster.cut_off(master)
     claim(claims, 0, 20, EVENTS[20:])
     master.kill()
 
     def promote() -> None:
         time.sleep(0.3)
-        replica.client.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+        own_cluster.promote(replica)
 
     threading.Thread(target=promote).start()
     with pytest.raises(ClaimsLost, match=r"slot \d+ moved from .* to .* restart"):
@@ -131,12 +131,6 @@ def test_a_promoted_replica_that_lags_is_not_trusted(own_cluster: RedisCluster) 
     successor = RedisStore(replica.url, SHARDS, wait_seconds=20).instance()
     successor.take_over()
     assert successor.progress() == {0: 20}, "what it lacks is restored from there on"
-
-
-def cut_off(master: RedisNode) -> None:
-    """Let replicas lag from now on: they may not connect again. Connections that are open stay."""
-    master.client.config_set("requirepass", "for nobody")
-    master.client.client_kill_filter(_type="replica", skipme=True)
 
 
 def test_slots_may_move_with_their_keys(cluster: RedisCluster) -> None:
