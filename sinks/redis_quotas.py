@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
 from types import MappingProxyType
@@ -20,7 +21,8 @@ from urllib.parse import urlsplit
 import msgspec
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthorizationError, ClusterDownError, NoScriptError, TryAgainError
+from redis.crc import key_slot
+from redis.exceptions import AskError, AuthorizationError, ClusterDownError, NoScriptError, TryAgainError
 from redis.retry import Retry
 
 from domain.ports import TallyError
@@ -78,12 +80,22 @@ class Quotas:
             live: Whether they come from the running flow, in order; else a change of plans is left as it is.
         """
         now_us = self._now_us()
-        calls = list(self._calls([f for f in fields if f.period_end_us + KEEP_US > now_us], now_us // 1000, live))
-        return sum(self._retried(lambda: self._evaluate(calls))) if calls else 0
+        kept = [f for f in fields if f.period_end_us + KEEP_US > now_us]
+
+        def write() -> int:
+            written = 0
+            for server, groups in self._by_server(kept):
+                calls = [_call(group, now_us // 1000, live) for group in groups]
+                written += sum(_evaluate(server, calls))
+            return written
+
+        return self._retried(write) if kept else 0
 
     def publish(self, channel: str, messages: Sequence[bytes]) -> None:
         """Publish messages, in order. When some of them fail, all are sent again."""
-        self._retried(lambda: self._pipelined([("PUBLISH", channel, message) for message in messages]))
+        # Of a cluster always by the same node, else they would arrive in another order.
+        commands = [("PUBLISH", channel, message) for message in messages]
+        self._retried(lambda: _pipelined(self._server_of(channel), commands))
 
     def was_restored(self) -> bool:
         """Whether this very server process was given everything before, and was not flushed since.
@@ -112,47 +124,26 @@ class Quotas:
         if self._client is not None:
             self._client.close()
 
-    def _calls(self, fields: Sequence[QuotaField], now_ms: int, live: bool) -> Iterator[tuple[Any, ...]]:
-        """Of a server one call for all fields; of a cluster one for each subject."""
-        groups: dict[str, list[QuotaField]] = {}
-        if self._retried(self._redis) and self._is_cluster:
-            for field in fields:
-                groups.setdefault(field.subject, []).append(field)
-        elif fields:
-            groups[""] = list(fields)
-        for group in groups.values():
-            entries = [
-                (
-                    f.feature,
-                    (f.period_end_us + KEEP_US) // 1000,
-                    f.era,
-                    instant_text(f.period_start_us),
-                    f.inputs,
-                    f.plan,
-                    quota_value(f),
-                )
-                for f in group
-            ]
-            keys = [quota_key(f.subject) for f in group]
-            yield ("EVALSHA", _SHA, len(keys), *keys, _pack((now_ms, live, entries)))
-
-    def _evaluate(self, calls: list[tuple[Any, ...]]) -> list[Any]:
-        try:
-            return self._pipelined(calls)
-        except NoScriptError:
-            self._redis().script_load(_SCRIPT.decode())
-            return self._pipelined(calls)
-
-    def _pipelined(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    def _by_server(self, fields: Sequence[QuotaField]) -> Iterator[tuple[Any, list[list[QuotaField]]]]:
+        """Each server with its fields, in groups that one call may take: of a cluster, those of one subject."""
         client = self._redis()
-        with client.pipeline() if self._is_cluster else client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            replies: list[Any] = pipe.execute(raise_on_error=False)
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        if errors:
-            raise errors[0]
-        return replies
+        if not self._is_cluster:
+            yield client, [list(fields)]
+            return
+        by_subject: dict[str, list[QuotaField]] = {}
+        for field in fields:
+            by_subject.setdefault(field.subject, []).append(field)
+        by_server: dict[Any, list[list[QuotaField]]] = {}
+        for subject, group in by_subject.items():
+            by_server.setdefault(self._server_of(quota_key(subject)), []).append(group)
+        yield from by_server.items()
+
+    def _server_of(self, key: str) -> Any:
+        """A plain client of the server that has a key: redis-py's own routing costs ten times as much a command."""
+        client = self._redis()
+        if not self._is_cluster:
+            return client
+        return client.get_redis_connection(client.nodes_manager.get_node_from_slot(key_slot(key.encode())))
 
     def _redis(self) -> Any:
         """The client; of a cluster if the server says so."""
@@ -186,8 +177,51 @@ class Quotas:
                         f"Redis at {_address(self._url)} did not take signals and quotas in {self._wait_seconds:g} s "
                         f"({error}). Nothing is lost: the flow resumes at its last snapshot once Redis answers."
                     ) from error
+                self._rediscover()
             self._given_up.wait(pause)
             pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+
+    def _rediscover(self) -> None:
+        """Ask a cluster anew who has which slots."""
+        if self._client is not None and self._is_cluster:
+            with suppress(redis.RedisError, redis.RedisClusterException):
+                self._client.nodes_manager.initialize()
+
+
+def _call(fields: Sequence[QuotaField], now_ms: int, live: bool) -> tuple[Any, ...]:
+    entries = [
+        (
+            f.feature,
+            (f.period_end_us + KEEP_US) // 1000,
+            f.era,
+            instant_text(f.period_start_us),
+            f.inputs,
+            f.plan,
+            quota_value(f),
+        )
+        for f in fields
+    ]
+    keys = [quota_key(f.subject) for f in fields]
+    return ("EVALSHA", _SHA, len(keys), *keys, _pack((now_ms, live, entries)))
+
+
+def _evaluate(server: Any, calls: list[tuple[Any, ...]]) -> list[Any]:
+    try:
+        return _pipelined(server, calls)
+    except NoScriptError:
+        server.script_load(_SCRIPT)
+        return _pipelined(server, calls)
+
+
+def _pipelined(server: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
+    with server.pipeline(transaction=False) as pipe:
+        for command in commands:
+            pipe.execute_command(*command)
+        replies: list[Any] = pipe.execute(raise_on_error=False)
+    errors = [reply for reply in replies if isinstance(reply, Exception)]
+    if errors:
+        raise errors[0]
+    return replies
 
 
 def _passes(error: Exception) -> bool:
@@ -197,7 +231,7 @@ def _passes(error: Exception) -> bool:
             return False
         case redis.ConnectionError() | redis.TimeoutError() | redis.ReadOnlyError() | redis.OutOfMemoryError():
             return True
-        case ClusterDownError() | TryAgainError():
+        case ClusterDownError() | TryAgainError() | AskError():  # MOVED is one too
             return True
         case redis.RedisClusterException():
             return True

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sinks import redis as sink_module
 from sinks import redis_quotas
 from sinks.redis import RedisSink
 from sinks.redis_quotas import Quotas
+from tests.services.redis_cluster import RedisCluster
 from tests.sinks.samples import QuotaRow, quota, signal, watched
 
 MARCH = 2_087_942_400_000_000
@@ -408,3 +409,63 @@ def test_nothing_to_say_is_said_quickly(url: str) -> None:
     with partitions(url) as (part, _):
         part.write_batch([Watched([], [])])
         part.snapshot()
+
+
+# A cluster ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_keeps_quotas_where_their_subject_is(redis_cluster: RedisCluster) -> None:
+    """The same states as on one server, of subjects on every node; the guard holds there too."""
+    subjects = [f"customer-{number}" for number in range(60)]
+    redis_cluster.flush()
+    with (
+        partitions(redis_cluster.url) as (part, _),
+        redis.RedisCluster.from_url(redis_cluster.url, decode_responses=True) as client,
+    ):
+        part.write_batch([watched(*(used(5, subject=subject) for subject in subjects))])
+        part.write_batch([watched(used(6, subject="x}{y"))])
+        part.snapshot()
+        part.write_batch([watched(*(used(3, subject=subject) for subject in subjects))])
+        part.snapshot()
+        assert {held(client, subject)["inputs"] for subject in subjects} == {5}
+        assert held(client, "x}{y")["inputs"] == 6
+        assert len({redis_cluster.master_of(f"quota:{{{subject}}}").url for subject in subjects}) == 3
+
+
+def test_signals_on_a_clusters_channel_reach_every_node(redis_cluster: RedisCluster) -> None:
+    nodes = {redis_cluster.master_of(f"quota:{{{n}}}").url for n in range(50)}
+    with ExitStack() as opened:
+        heard = [opened.enter_context(listening(url)) for url in nodes]
+        (part, _) = opened.enter_context(partitions(redis_cluster.url))
+        part.write_batch([watched(*(signal(str(number)) for number in range(20)))])
+        part.snapshot()
+        wanted = [signal_event(signal(str(number))) for number in range(20)]
+        eventually(lambda: all(len(found) == 20 for found in heard))
+        assert all(found == wanted for found in heard)
+
+
+def test_after_a_cluster_was_flushed_every_open_quota_is_written_again(redis_cluster: RedisCluster) -> None:
+    """One node may lose its part alone, so a cluster is given everything at each start."""
+    fields = [field(n, subject=f"s{n}") for n in range(1, 301)]
+    redis_cluster.flush()
+    for _ in range(2):
+        with sink_of(redis_cluster.url) as sink:
+            sink.restore(lambda: fields)
+            sink.wait_restored()
+        with redis.RedisCluster.from_url(redis_cluster.url, decode_responses=True) as client:
+            assert {held(client, f"s{n}")["inputs"] for n in range(1, 301)} == set(range(1, 301))
+        redis_cluster.flush()
+
+
+def test_slots_that_moved_are_found(redis_cluster: RedisCluster) -> None:
+    """As after a failover or a new node: what the client knows of the cluster is no longer so."""
+    redis_cluster.flush()
+    quotas = Quotas(redis_cluster.url, wait_seconds=5, now_us=lambda: NOW)
+    fields = [field(1, subject=f"s{n}") for n in range(30)]
+    quotas.write(fields, live=True)
+    known = quotas._client.nodes_manager.slots_cache
+    slots = list(known)
+    for slot, nodes in zip(slots, [known[slot] for slot in reversed(slots)], strict=True):
+        known[slot] = nodes
+    assert quotas.write([f._replace(inputs=2) for f in fields], live=True) == 30
+    quotas.close()
