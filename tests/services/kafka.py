@@ -35,17 +35,21 @@ class Kafka:
     Args:
         directory: An empty or new directory for its data, or the one of an earlier broker.
         options: Broker settings (`server.properties`) in addition to, or instead of, the usual ones.
+        client: Further arguments that clients need, where `options` ask for a login or TLS.
 
     Raises:
         Unavailable: Java or Kafka's jars are missing and cannot be had.
     """
 
-    def __init__(self, directory: Path, options: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, options: dict[str, str] | None = None, client: dict[str, Any] | None = None
+    ) -> None:
         self._directory = directory.absolute()
         self._java = find_java()
         self._jars = kafka_jars()
         self._port, self._controller_port = free_ports(2)
         self._options = options or {}
+        self._client = client or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -91,6 +95,10 @@ class Kafka:
         """End it as a power cut would (what it acknowledged is in the page cache, and stays)."""
         self._end(signal.SIGKILL)
 
+    def admin(self) -> KafkaAdminClient:
+        """A new client for what the methods here do not do; closed by its user."""
+        return KafkaAdminClient(bootstrap_servers=self.bootstrap, **self._client)
+
     def create_topic(self, name: str, partitions: int = 1, **config: Any) -> None:
         """Make a topic, and wait until it can be used.
 
@@ -99,12 +107,12 @@ class Kafka:
         """
         configs = {key.replace("_", "."): str(value) for key, value in config.items()}
         topic = {name: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}}
-        with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
+        with self.admin() as admin:
             admin.create_topics(topic, wait_for_metadata=True)
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, and wait until it is gone."""
-        with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
+        with self.admin() as admin:
             admin.delete_topics([name])
             deadline = time.monotonic() + 30
             while name in admin.list_topics():
@@ -176,7 +184,7 @@ class Kafka:
             try:
                 with socket.create_connection(("127.0.0.1", self._port), 1):
                     pass
-                with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
+                with self.admin() as admin:
                     if admin.describe_cluster()["brokers"]:
                         return
             except (OSError, KafkaError):

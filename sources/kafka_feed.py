@@ -1,0 +1,94 @@
+"""What passes between the thread that reads Kafka and the workers that count: one `Feed` a partition.
+
+A feed is bounded: the reader fetches nothing while one is full, so memory does not grow with a backlog.
+Small fetches are joined while they wait, so a worker gets few and large batches.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from sources.kafka_messages import Fetched, joined
+
+FEED_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A feed with this much is full; one more fetch may already be on its way."""
+
+
+class Ends(NamedTuple):
+    """Where a partition ended when it was looked at."""
+
+    begun_us: int
+    """The wall clock before the broker was asked."""
+    high: int
+    """The high watermark: behind the last message that is replicated."""
+    stable: int
+    """The last stable offset: before the first open transaction."""
+
+
+class Lag(NamedTuple):
+    """How far a partition is behind."""
+
+    offsets: int
+    """Messages and markers that were not emitted yet, open transactions too."""
+    seconds: float
+    """Age of the next message, at most: 0 where nothing is waiting."""
+
+
+@dataclass(slots=True)
+class Feed:
+    """One partition. Each attribute has one writer: the reader, the keeper or the worker."""
+
+    partition: int
+    rows_max: int
+    position: int
+    """Reader: the next offset to be fetched."""
+    taken: int
+    """Worker: the next offset to be emitted."""
+    log_time_us: int = 0
+    """Worker: the greatest log time emitted, or claimed while idle."""
+    durable: int | None = None
+    """Worker: the offset of a snapshot that is surely stored."""
+    ends: Ends | None = None
+    """Keeper: the last look."""
+    caught_up_us: int = 0
+    """Keeper: when the partition was last seen to have nothing waiting."""
+    _pieces: deque[Fetched] = field(default_factory=deque)
+    _bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, piece: Fetched) -> None:
+        """Add what was fetched."""
+        with self._lock:
+            if self._pieces and self._pieces[-1].messages + piece.messages <= self.rows_max:
+                piece = joined(self._pieces.pop(), piece)
+            self._pieces.append(piece)
+            self._bytes = sum(sum(map(len, waiting.payloads)) for waiting in self._pieces)
+            self.position = piece.next_offset
+
+    def take(self) -> Fetched | None:
+        """The next piece, if there is one."""
+        if not self._pieces:
+            return None
+        with self._lock:
+            piece = self._pieces.popleft()
+            self._bytes -= sum(map(len, piece.payloads))
+            return piece
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._pieces)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should be fetched for now."""
+        return len(self._pieces) > 1 or self._bytes >= FEED_BYTES_MAX
+
+    def lag(self, now_us: int) -> Lag:
+        """How far the worker is behind the last look."""
+        waiting = 0 if self.ends is None else max(self.ends.high - self.taken, 0)
+        since_us = max(self.log_time_us, self.caught_up_us)
+        return Lag(waiting, max(now_us - since_us, 0) / 1e6 if waiting and since_us else 0.0)
