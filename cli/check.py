@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from clickhouse_connect.driver.client import Client
 
-from cli.options import CatalogOption, DataDir, file_pattern, read_catalog, settings_with
+from cli.options import CatalogOption, DataDir, read_catalog, settings_with
 from config.catalog import load_catalog
 from config.clickhouse_client import clickhouse_options
 from config.redis_client import redis_options
@@ -25,18 +25,23 @@ from engines.data_directory import DataDirectory
 from engines.reader import open_reader
 from engines.redis_server import find_executable
 from flows.catalogs import DEFAULT_SAMPLE, judge_catalog
+from flows.inputs import KAFKA, chosen, examine, file_pattern
 from sinks import migrate
 from sinks.cluster import require_cluster
 from sources.files import matching
+from sources.kafka import parse_accepted_loss
+from sources.kafka_topic import TopicMissing
 from stores.claims import RedisClaims
 
 _REDIS_WAIT_SECONDS = 2
+_KAFKA_WAIT_SECONDS = 5
 
 
 def check_command(
     catalog: CatalogOption = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="file:GLOB", help="Checks that the files are there.")
+        str | None,
+        typer.Option("--source", metavar="kafka|file:GLOB", help="Checks that the topic or the files can be read."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -47,7 +52,7 @@ def check_command(
     settings = settings_with(data_dir)
     steps: dict[str, Callable[[], str]] = {
         "catalog": lambda: _catalog(catalog, settings),
-        "input": lambda: _input(source),
+        "input": lambda: _input(source, settings),
         "redis": lambda: _redis(settings),
         "clickhouse": lambda: _clickhouse(settings),
         "data": lambda: _data(settings.data_dir),
@@ -95,11 +100,27 @@ def _applied(settings: Settings) -> Iterator[Client | None]:
             yield client
 
 
-def _input(source: str | None) -> str:
-    if source is None:
+def _input(source: str | None, settings: Settings) -> str:
+    if source is None and settings.kafka_brokers is None:
         return "none given"
+    source = chosen(source, settings)
+    if source == KAFKA:
+        return _topic(settings)
     count = len(matching(file_pattern(source)))
     return "1 file" if count == 1 else f"{count:,} files"
+
+
+def _topic(settings: Settings) -> str:
+    directory = DataDirectory(settings.data_dir)
+    seconds_max = min(settings.kafka_wait_seconds, _KAFKA_WAIT_SECONDS)
+    parse_accepted_loss(settings.kafka_accept_loss)
+    try:
+        topic = examine(settings, directory, make_for_us=None, seconds_max=seconds_max)
+    except TopicMissing:
+        if directory.read("topic") is not None:
+            raise
+        return f"the first run makes topic {settings.kafka_topic} with {settings.kafka_partitions} partitions"
+    return f"topic {topic.name}, {topic.partitions} partitions, keeps messages {topic.lasts()}"
 
 
 def _redis(settings: Settings) -> str:

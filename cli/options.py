@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -64,31 +63,3 @@ def _catalog_file(given: str) -> str:
             f"the catalog {given} cannot be read: {reason}. Give the path of a YAML file, or a sample's name: "
             f"{', '.join(SAMPLES)}."
         ) from error
-
-
-def check_source(source: str) -> None:
-    """Refuse a source of an unknown kind.
-
-    Raises:
-        TallyError: it is none.
-    """
-    file_pattern(source)
-
-
-def file_pattern(source: str) -> str:
-    """The glob of a `file:GLOB` source.
-
-    Raises:
-        TallyError: it is another kind of source.
-    """
-    kind, colon, pattern = source.partition(":")
-    if colon and kind == "file" and pattern:
-        return pattern
-    if os.path.lexists(source):
-        raise TallyError(f"--source {source!r} says no kind: write --source 'file:{source}'")
-    if colon and kind and kind != "file":
-        raise TallyError(
-            f"--source {source!r}: this version reads no {kind!r}, only files. "
-            "Write file:GLOB, for instance --source 'file:events/*.ndjson'"
-        )
-    raise TallyError(f"--source {source!r}: write file:GLOB, for instance --source 'file:events/*.ndjson'")

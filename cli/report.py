@@ -44,10 +44,12 @@ class Clock:
 
 
 @contextmanager
-def progress(share: Callable[[], float] | None, events: Callable[[], int]) -> Iterator[Clock]:
+def progress(
+    share: Callable[[], float] | None, events: Callable[[], int], waiting: Callable[[], int] | None = None
+) -> Iterator[Clock]:
     """A bar with rate and time left while the block runs; nothing where standard error is no terminal.
 
-    Input without an end has no share that is read: only events and rate are shown.
+    Input without an end has no share that is read: events and rate are shown, and how many messages wait to be read.
     """
     clock, started = Clock(), time.monotonic()
     screen = Console(stderr=True)
@@ -59,16 +61,18 @@ def progress(share: Callable[[], float] | None, events: Callable[[], int]) -> It
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    columns = (TextColumn("counting"), *((counts,) if share is None else bar_columns))
+    lag = TextColumn("{task.fields[waiting]:,} waiting")
+    columns = (TextColumn("counting"), *((counts, lag) if share is None else bar_columns))
     done = threading.Event()
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("", total=1.0, events=0, rate=0.0)
+        task = bar.add_task("", total=1.0, events=0, rate=0.0, waiting=0)
 
         def refresh() -> None:
             while not done.wait(_REFRESH_SECONDS):
                 count = events()
                 rate = count / max(time.monotonic() - started, _REFRESH_SECONDS)
-                bar.update(task, completed=share() if share else None, events=count, rate=rate)
+                left = waiting() if waiting else 0
+                bar.update(task, completed=share() if share else None, events=count, rate=rate, waiting=left)
 
         painter = threading.Thread(target=refresh, name="progress", daemon=True)
         painter.start()

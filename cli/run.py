@@ -10,10 +10,11 @@ import typer
 from clickhouse_connect.driver.client import Client
 
 from cli import report
-from cli.options import CatalogOption, DataDir, Workers, check_source, read_catalog, settings_with
+from cli.options import CatalogOption, DataDir, Workers, read_catalog, settings_with
 from domain.instants import to_text
 from domain.ports import TallyError
 from flows.catalogs import DEFAULT_SAMPLE
+from flows.inputs import chosen
 from flows.processes import ALONE, Cluster
 from flows.run import run, stopping_on_signals
 from flows.start import Deployment, start
@@ -22,13 +23,18 @@ BOOKS_OPEN = 3
 """Exit code: the books do not balance."""
 
 Source = Annotated[
-    str,
-    typer.Option("--source", metavar="file:GLOB", help="Where events come from: NDJSON files, also packed (.gz)."),
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="kafka|file:GLOB",
+        help="Where events come from: Kafka (the default where TALLY_KAFKA_BROKERS is set), or NDJSON files, also "
+        "packed (.gz).",
+    ),
 ]
 
 
 def run_command(
-    source: Source,
+    source: Source = None,
     catalog: CatalogOption = None,
     data_dir: DataDir = None,
     workers: Workers = 1,
@@ -53,7 +59,7 @@ def run_command(
     """
     settings = settings_with(data_dir)
     text, members = read_catalog(catalog), cluster(process, addresses)
-    check_source(source)
+    source = chosen(source, settings)
     stop = threading.Event()
     with (
         stopping_on_signals(stop, report.stopping),
@@ -76,7 +82,7 @@ def count(
     """
     with deployment.client() as client:
         before = report.books(client)
-        with report.progress(deployment.input.share_read, deployment.input.events_read) as clock:
+        with report.progress(deployment.input.share_read, deployment.input.events_read, _waiting(deployment)) as clock:
             run(deployment)
         stopped = stop.is_set()
         show(client)
@@ -86,6 +92,12 @@ def count(
     if stopped:
         report.warn("stopped as asked; run again to go on")
     return now
+
+
+def _waiting(deployment: Deployment) -> Callable[[], int] | None:
+    """How many messages wait to be read, where that can be told."""
+    lags = deployment.input.lags
+    return None if lags is None else lambda: sum(lag.offsets for lag in lags().values())
 
 
 def cluster(process: int, addresses: str | None) -> Cluster:

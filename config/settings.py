@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     kafka_wait_seconds: float = Field(
         60, ge=1, le=3600, description="How long to wait for an unreachable or stuck Kafka before the flow stops."
     )
+    kafka_accept_loss: str = Field(
+        "",
+        description="Go on although Kafka deleted messages before they were counted: `partition:offset`, separated by "
+        "commas, as the error message says it.",
+    )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="How to connect to Kafka: with TLS (`SSL`), with a user (`SASL`), with both."
     )

@@ -6,6 +6,7 @@ Layout:
     clickhouse/      the embedded ClickHouse
     recovery/        the snapshots of the dataflow, a copy for each start
     files.json       which input file is which partition
+    topic.json       which Kafka topic is read, by its id
     deployment.json  the identity of this deployment
     front.json       address and password of the running flow's ClickHouse front
 
@@ -33,7 +34,7 @@ QUERY_WAIT_SECONDS_MAX = 60.0
 _WAIT_SECONDS = 0.1
 _READS = "query"
 
-RecordName = Literal["files", "deployment", "front"]
+RecordName = Literal["files", "topic", "deployment", "front"]
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or choose another directory (--data-dir, TALLY_DATA_DIR)",

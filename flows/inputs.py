@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource
 
+from config.kafka_client import kafka_options
 from config.settings import Settings
 from domain.ports import TallyError
-from domain.values import RawBatch
+from domain.values import DAY_US, RawBatch
 from engines.data_directory import DataDirectory
 from sources import files
+from sources.kafka import KafkaSource, parse_accepted_loss
+from sources.kafka_feed import Lag
+from sources.kafka_topic import Plan, Topic, check_known, open_topic
 
 FILES = "file:"
+KAFKA = "kafka"
+RETENTION_SPARE_US = 7 * DAY_US
+"""A topic that tally makes keeps messages this much longer than they are accepted: time to recompute."""
+
+
+def _nothing() -> None:
+    """What there is to close of most inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +49,140 @@ class Input:
     ends: Callable[[], Iterable[tuple[int, int]]] | None = None
     """Asks where partitions end now: pairs of a number and the offset after the last message that can be read. By a
     client of its own and from another thread: health is judged by it. None where there is no such end."""
+    lags: Callable[[], Mapping[int, Lag]] | None = None
+    """By partition of this process, how far it is behind; None if the input has an end. Any thread may ask."""
+    close: Callable[[], None] = _nothing
+    """Called once the flow is over."""
 
 
-def topic_of(source: str) -> str:
+def chosen(source: str | None, settings: Settings) -> str:
+    """The source to read: the one given, else Kafka if there is one.
+
+    Raises:
+        TallyError: there is none, or it is of an unknown kind.
+    """
+    if source is None:
+        if settings.kafka_brokers is None:
+            raise TallyError(
+                "nothing to read: give --source 'file:GLOB', for instance --source 'file:events/*.ndjson', or set "
+                "TALLY_KAFKA_BROKERS"
+            )
+        return KAFKA
+    if source != KAFKA:
+        file_pattern(source)
+    return source
+
+
+def file_pattern(source: str) -> str:
+    """The glob of a `file:GLOB` source.
+
+    Raises:
+        TallyError: it is another kind of source.
+    """
+    kind, colon, pattern = source.partition(":")
+    if colon and kind == "file" and pattern:
+        return pattern
+    if os.path.lexists(source):
+        raise TallyError(f"--source {source!r} says no kind: write --source 'file:{source}'")
+    if colon and kind == KAFKA:
+        raise TallyError(f"--source {source!r}: write --source kafka; TALLY_KAFKA_TOPIC names the topic")
+    if colon and kind and kind != "file":
+        raise TallyError(
+            f"--source {source!r}: this version reads no {kind!r}, only files and Kafka. "
+            "Write file:GLOB, for instance --source 'file:events/*.ndjson', or kafka"
+        )
+    raise TallyError(f"--source {source!r}: write file:GLOB, for instance --source 'file:events/*.ndjson', or kafka")
+
+
+def topic_of(source: str, settings: Settings) -> str:
     """The log topic of a source, known before it is opened."""
-    _glob(source)
-    return files.TOPIC
+    return settings.kafka_topic if source == KAFKA else files.TOPIC
 
 
-def open_input(source: str, settings: Settings, directory: DataDirectory, stop: threading.Event) -> Input:
-    """Open `file:GLOB`.
+def open_input(
+    source: str,
+    settings: Settings,
+    directory: DataDirectory,
+    stop: threading.Event,
+    *,
+    accept_within_us: int | None,
+) -> Input:
+    """Open `kafka` or `file:GLOB`.
+
+    Args:
+        source: As `chosen` gave it.
+        settings: Of this run.
+        directory: Where it is recorded what was read.
+        stop: Set to end the source.
+        accept_within_us: Of the catalog; None in a process that follows another, which has recorded what is read.
 
     Raises:
         TallyError: it is another kind of source, or cannot be read.
     """
+    if source == KAFKA:
+        return _open_kafka(settings, directory, stop, accept_within_us)
     registry = directory.path / "files.json"
-    opened = files.FileSource(_glob(source), registry, batch_rows_max=settings.batch_rows_max, stop=stop)
+    opened = files.FileSource(file_pattern(source), registry, batch_rows_max=settings.batch_rows_max, stop=stop)
     return Input(opened, files.TOPIC, opened.partitions, False, opened.share_read, opened.events_read)
 
 
-def _glob(source: str) -> str:
-    if not source.startswith(FILES):
-        raise TallyError(f"--source {source!r}: write file:GLOB, for instance --source 'file:events/*.ndjson'")
-    return source.removeprefix(FILES)
+def _open_kafka(
+    settings: Settings, directory: DataDirectory, stop: threading.Event, accept_within_us: int | None
+) -> Input:
+    known = directory.read("topic")
+    topic = examine(settings, directory, make_for_us=accept_within_us)
+    if accept_within_us is not None:
+        before = 0 if known is None else int(known["partitions"])
+        record = {"id": topic.id, "partitions": topic.partitions, "partitions_before": before}
+        if record != known:
+            directory.write("topic", record)
+    else:
+        before = 0 if known is None else int(known["partitions_before"])
+    source = KafkaSource(
+        kafka_options(settings),
+        topic,
+        batch_rows_max=settings.batch_rows_max,
+        stop=stop,
+        wait_seconds=settings.kafka_wait_seconds,
+        group=settings.kafka_group,
+        accepted_loss=parse_accepted_loss(settings.kafka_accept_loss),
+        known_partitions=before,
+    )
+    return Input(
+        source,
+        topic.name,
+        source.partitions,
+        True,
+        None,
+        source.events_read,
+        ends=source.ends,
+        lags=source.lags,
+        close=source.close,
+    )
+
+
+def examine(
+    settings: Settings, directory: DataDirectory, *, make_for_us: int | None, seconds_max: float | None = None
+) -> Topic:
+    """The topic, if it can be counted from and is the one that was read before.
+
+    Args:
+        settings: Of this run.
+        directory: Has the record of what was read before, if anything was.
+        make_for_us: How long events are accepted, to make a missing topic of a new deployment; None: it is not made.
+        seconds_max: How long to wait for Kafka, if not as long as the settings say.
+
+    Raises:
+        TallyError: it cannot, or is not; says what to do.
+    """
+    known = directory.read("topic")
+    plan = None
+    if known is None and make_for_us is not None:
+        retention_ms = (make_for_us + RETENTION_SPARE_US) // 1000
+        plan = Plan(settings.kafka_partitions, settings.kafka_replication, retention_ms)
+    topic = open_topic(
+        kafka_options(settings), settings.kafka_topic, plan=plan, seconds_max=seconds_max or settings.kafka_wait_seconds
+    )
+    if known is not None:
+        check_known(topic, str(known["id"]), int(known["partitions"]))
+    return topic

@@ -105,7 +105,7 @@ def start(
     Args:
         settings: Parsed settings.
         catalog: YAML text; None to go on with the applied one.
-        source: What to read, for instance `file:GLOB`.
+        source: What to read: `kafka` or `file:GLOB`.
         stop: Set to end the sources, in all processes.
         workers: Threads of each process.
         cluster: This process and those that it runs with.
@@ -230,7 +230,8 @@ class _Opening:
         """Check, apply, re-claim and copy."""
         identity = self._identity()
         has_state = _check_deployment(self.directory, identity, self.admin)
-        source = open_input(self.source, self.settings, self.directory, self.stop)
+        catalog = judge_catalog(self.admin, self.catalog).history.versions[0].catalog
+        source = self._input(catalog.accept_within_us)
         if self.settings.kafka_brokers is not None:
             _ensure_signals_topic(self.settings)
         applied = apply_catalog(self.admin, self.catalog)
@@ -267,10 +268,15 @@ class _Opening:
         store = self.directory.recovery / content["store"]
         if not store.is_dir():
             raise TallyError(f"{store} is not there: all processes of a deployment must share TALLY_DATA_DIR")
-        source = open_input(self.source, self.settings, self.directory, self.stop)
+        source = self._input(None)
         claims = self._claims(applied.history)
         claims.adopt(Session(*content["claims"]))
         return _Prepared(applied, source, claims, Reclaimed(0), store)
+
+    def _input(self, accept_within_us: int | None) -> Input:
+        source = open_input(self.source, self.settings, self.directory, self.stop, accept_within_us=accept_within_us)
+        self.opened.callback(source.close)
+        return source
 
     def _claims(self, history: History) -> RedisClaims:
         claims = RedisClaims(
@@ -286,7 +292,8 @@ class _Opening:
 
     def _identity(self) -> dict[str, Any]:
         """What saved state depends on."""
-        return {"topic": topic_of(self.source), "shards": self.settings.shards, "state_version": STATE_VERSION}
+        topic = topic_of(self.source, self.settings)
+        return {"topic": topic, "shards": self.settings.shards, "state_version": STATE_VERSION}
 
     def _alike(self) -> dict[str, Any]:
         """What must be the same in every process."""

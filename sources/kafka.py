@@ -149,6 +149,10 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         """How far each partition of this process is behind; may be asked by any thread."""
         return self._reader.lags()
 
+    def ends(self) -> list[tuple[int, int]]:
+        """Of each partition of this process, the offset after the last message that can be read, as last seen."""
+        return self._reader.ends()
+
     def events_read(self) -> int:
         """How many events this run has read; may be asked by any thread."""
         return sum(part.events_read() for part in list(self._parts.values()))

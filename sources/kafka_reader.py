@@ -138,6 +138,10 @@ class Reader:
         now_us = self._now_us()
         return {feed.partition: feed.lag(now_us) for feed in self._all().values()}
 
+    def ends(self) -> list[tuple[int, int]]:
+        """Of each partition, the offset after the last message that can be read, as the keeper saw it last."""
+        return [(feed.partition, feed.ends.stable) for feed in self._all().values() if feed.ends is not None]
+
     def close(self) -> None:
         """End the threads; waits a few seconds for them at most."""
         self._closing.set()

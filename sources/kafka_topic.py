@@ -20,6 +20,10 @@ _CONFIGS = ("message.timestamp.type", "cleanup.policy", "retention.ms", "retenti
 _UNKNOWN_TOPIC = 3
 
 
+class TopicMissing(TallyError):
+    """There is no such topic, and it was not to be made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """A topic fit for counting."""
@@ -58,7 +62,7 @@ def open_topic(options: Options, name: str, *, plan: Plan | None, seconds_max: f
             _make(client, name, plan)
             found = describe(client, name)
         if found is None:
-            raise TallyError(
+            raise TopicMissing(
                 f"Kafka at {address(options)} has no topic {name!r} that this user may see: check TALLY_KAFKA_TOPIC; "
                 "a new deployment makes a missing topic, one that has read from it does not"
             )

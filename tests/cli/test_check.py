@@ -72,7 +72,6 @@ def test_every_command_explains_itself(command: str, inside: Inside) -> None:
     ("arguments", "message"),
     [
         (["nope"], "No such command 'nope'."),
-        (["run"], "Missing option '--source'."),
         (["run", "--source", "file:x", "--workers", "0"], "Invalid value for '--workers'"),
         (["run", "--sorce", "file:x"], "No such option: --sorce"),
         (["query"], "Missing argument 'SQL'."),

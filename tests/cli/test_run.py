@@ -221,7 +221,8 @@ def test_a_changed_catalog_holds_from_now_on_or_is_refused(counted: Counted, ins
 
 
 FAULTS = {
-    "kafka": (["--source", "kafka:usage"], "this version reads no 'kafka', only files. Write file:GLOB"),
+    "kafka": (["--source", "kafka:usage"], "write --source kafka; TALLY_KAFKA_TOPIC names the topic"),
+    "other": (["--source", "s3:usage"], "this version reads no 's3', only files and Kafka. Write file:GLOB"),
     "no kind": (["--source", "one.ndjson"], "says no kind: write --source 'file:one.ndjson'"),
     "nothing": (["--source", "none.ndjson"], "write file:GLOB, for instance --source 'file:events/*.ndjson'"),
     "empty": (["--source", "file:"], "write file:GLOB"),
@@ -244,6 +245,12 @@ def test_a_wrong_option_is_one_message(name: str, inside: Inside, tmp_path: Path
     assert said.err.startswith("tally: ") and said.err.count("\n") == 1
     assert message in said.err
     assert not (tmp_path / ".tally").exists()
+
+
+def test_nothing_to_read_is_said(inside: Inside) -> None:
+    said = inside("run")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("tally: nothing to read: give --source 'file:GLOB'")
 
 
 @pytest.mark.parametrize(
