@@ -63,6 +63,7 @@ def app() -> None:
     """Entry point: an error that a user can act on is one message and exit code 1, without a traceback."""
     use_packaged_time_zones()
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it logs, it raises too
+    logging.getLogger("kafka").propagate = False  # it logs every attempt; sources.kafka_client keeps what tells why
     try:
         commands(prog_name="tally")
     except TallyError as error:

@@ -155,7 +155,10 @@ def compute_log(catalogs: list[tuple[int, str]], topic: str, messages: Sequence[
     with decimal.localcontext() as context:
         context.prec = 200
         context.traps[decimal.Inexact] = True
-        return _Run(history).read_log(topic, messages)
+        run = _Run(history)
+        tables = run.read_log(topic, messages)
+        tables.signals.update(run.resets(max((message.log_time_us for message in messages), default=0)))
+        return tables
 
 
 class _Run:
