@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+from kafka import KafkaProducer
+
 from tests.cli.command import Inside, ended, shown, start
 from tests.services.kafka import Kafka
 
@@ -37,11 +39,10 @@ def test_a_run_without_a_broker_says_so(inside: Inside) -> None:
 
 
 def test_a_run_counts_until_it_is_told_to_stop(kafka: Kafka, tmp_path: Path) -> None:
-    from kafka import KafkaProducer
-
     settings = {
         "TALLY_KAFKA_BROKERS": kafka.bootstrap,
         "TALLY_KAFKA_TOPIC": "cli-run",
+        "TALLY_KAFKA_GROUP": "cli-run",
         "TALLY_SIGNALS_TOPIC": "cli-run-signals",
         "TALLY_EPOCH_SECONDS": "0.2",
     }
@@ -52,10 +53,9 @@ def test_a_run_counts_until_it_is_told_to_stop(kafka: Kafka, tmp_path: Path) -> 
     producer.close()
     process = start("run", "--catalog", "api", cwd=tmp_path, **settings)
     deadline = time.monotonic() + 60
-    with kafka.admin() as admin:
-        while sum(o.offset for o in admin.list_group_offsets("tallyflow").get("tallyflow", {}).values()) < 20:
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.1)
+    while sum(kafka.committed("cli-run", "cli-run").values()) < 20:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     said = ended(process)
     assert said.code == 0, shown(said)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import CoordinatorNotAvailableError, KafkaError
 
 from engines.child import spawn
 from tests.services.jars import find_java, kafka_jars
@@ -118,6 +118,15 @@ class Kafka:
             while name in admin.list_topics():
                 assert time.monotonic() < deadline, f"topic {name} is still there"
                 time.sleep(0.05)
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """The offsets that a group has committed, by partition."""
+        try:
+            with self.admin() as admin:
+                found = admin.list_group_offsets(group).get(group, {})
+        except CoordinatorNotAvailableError:  # the topic of offsets is made when it is first asked for
+            return {}
+        return {place.partition: int(offset.offset) for place, offset in found.items() if place.topic == topic}
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None

@@ -244,10 +244,7 @@ def test_idle_partitions_say_how_far_their_log_time_is_and_no_more_than_that(kaf
 
 
 def committed(kafka: Kafka, name: str) -> int | None:
-    with kafka.admin() as admin:
-        group = f"group-{name}"
-        found = admin.list_group_offsets(group)[group].get(TopicPartition(name, 0))
-    return None if found is None else int(found.offset)
+    return kafka.committed(f"group-{name}", name).get(0)
 
 
 def test_offsets_are_committed_once_they_are_durable(kafka: Kafka) -> None:
