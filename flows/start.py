@@ -284,7 +284,7 @@ class _Opening:
             shards=self.settings.claim_shards,
             accept_within_us=history.versions[0].catalog.accept_within_us,
             wait_seconds=self.settings.redis_wait_seconds,
-            ledger=ledger_of(self.admin, topic_of(self.source)),
+            ledger=ledger_of(self.admin, topic_of(self.source, self.settings)),
             options=redis_options(self.settings),
         )
         self.opened.callback(claims.close)
