@@ -49,7 +49,7 @@ class Kafka:
         self._jars = kafka_jars()
         self._port, self._controller_port = free_ports(2)
         self._options = options or {}
-        self._client = client or {}
+        self.client = client or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -97,7 +97,7 @@ class Kafka:
 
     def admin(self) -> KafkaAdminClient:
         """A new client for what the methods here do not do; closed by its user."""
-        return KafkaAdminClient(bootstrap_servers=self.bootstrap, **self._client)
+        return KafkaAdminClient(bootstrap_servers=self.bootstrap, **self.client)
 
     def create_topic(self, name: str, partitions: int = 1, **config: Any) -> None:
         """Make a topic, and wait until it can be used.

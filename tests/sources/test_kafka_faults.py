@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from sources.kafka import IDLE_SLACK_US, KafkaState, parse_accepted_loss
 from sources.kafka_client import connect
 from sources.kafka_topic import Plan, check_known, describe, open_topic
 from tests.services.kafka import Kafka
-from tests.services.secured import broker_with_login
+from tests.services.secured import secured_broker
 from tests.sources.kafka_scenes import LOG_APPEND_TIME, Scene, options, produce, read_all, topic
 
 
@@ -273,15 +274,21 @@ def wait_until(done: Callable[[], object], seconds_max: float = 30) -> None:
         time.sleep(0.01)
 
 
-def test_a_login_that_is_refused_is_named_without_the_password(
-    tmp_path_factory: pytest.TempPathFactory, kafka: Kafka
-) -> None:
-    with broker_with_login(tmp_path_factory.mktemp("login")) as broker:
-        right = {"bootstrap_servers": [broker.bootstrap], **broker._client}
+@pytest.mark.usefixtures("kafka")
+def test_tls_and_logins_work_and_what_is_refused_is_named_without_the_password(tmp_path: Path) -> None:
+    with secured_broker(tmp_path) as broker:
+        right = {"bootstrap_servers": [broker.bootstrap], **broker.client}
         with connect(right, 30) as client:
             assert describe(client, "nothing") is None
-        for wrong in ({**right, "sasl_plain_password": "falsch"}, {**right, "security_protocol": "PLAINTEXT"}):
-            with pytest.raises(TallyError, match=f"Kafka at {broker.bootstrap} cannot be used: .*login") as caught:
+        without_ca = {key: value for key, value in right.items() if key != "ssl_cafile"}
+        without_certificate = {key: value for key, value in right.items() if key != "ssl_certfile"}
+        for wrong, why in (
+            ({**right, "sasl_plain_password": "falsch"}, "login"),
+            ({**right, "security_protocol": "PLAINTEXT"}, "login"),
+            (without_ca, "CERTIFICATE_VERIFY_FAILED"),
+            (without_certificate, "BAD_CERTIFICATE|CERTIFICATE_REQUIRED|login"),
+        ):
+            with pytest.raises(TallyError, match=f"Kafka at {broker.bootstrap} cannot be used: .*({why})") as caught:
                 connect(wrong, 1)
             assert "falsch" not in str(caught.value)
 
