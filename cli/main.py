@@ -21,6 +21,7 @@ from cli.query import query_command
 from cli.run import run_command
 from domain.ports import TallyError
 from flows.start import use_packaged_time_zones
+from telemetry import logs
 
 commands = typer.Typer(
     name="tally",
@@ -62,12 +63,16 @@ def main(
 def app() -> None:
     """Entry point: an error that a user can act on is one message and exit code 1, without a traceback."""
     use_packaged_time_zones()
+    logs.configure("text", "warning")
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it logs, it raises too
     logging.getLogger("kafka").propagate = False  # it logs every attempt; sources.kafka_client keeps what tells why
     try:
         commands(prog_name="tally")
     except TallyError as error:
-        print(f"tally: {error}", file=sys.stderr)
+        if logs.speaks_json():
+            logs.logger().error(logs.Event.FAILED, error=str(error))
+        else:
+            print(f"tally: {error}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from config.catalog import SAMPLES, CatalogError, load_catalog, sample_text
 from config.settings import Settings, load_settings
 from domain.ports import TallyError
 from flows.catalogs import DEFAULT_SAMPLE
+from telemetry import logs
 
 DataDir = Annotated[
     Path | None,
@@ -34,6 +36,15 @@ def settings_with(data_dir: Path | None) -> Settings:
     """The settings of the environment, with the data directory of the command line."""
     settings = load_settings()
     return settings if data_dir is None else settings.model_copy(update={"data_dir": data_dir})
+
+
+def start_logging(settings: Settings, *, serves: bool) -> None:
+    """Log as the settings say; a process that `serves` (reads or writes Kafka until it is stopped) tells more."""
+    told = serves or settings.log_format is not None
+    looked_at = sys.stderr.isatty() or not serves
+    logs.configure(
+        settings.log_format or ("text" if looked_at else "json"), settings.log_level or ("info" if told else "warning")
+    )
 
 
 def read_catalog(given: str | None) -> str | None:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from domain.values import Reason
+from telemetry import logs
 
 WIDTH_IN_A_PIPE = 100
 _REFRESH_SECONDS = 0.2
@@ -147,7 +148,7 @@ def outcome(now: Books, before: Books, out: Console) -> None:
 def speed(events: int, seconds: float) -> None:
     """Say what this run has read, and how fast."""
     rate = f" ({events / seconds:,.0f} a second)" if events and seconds > 0 else ""
-    print(f"this run: {events:,} events read in {seconds:,.1f} s{rate}", file=sys.stderr)
+    _tell("", f"this run: {events:,} events read in {seconds:,.1f} s{rate}")
 
 
 def top_usage(client: Client, out: Console, limit: int = 10) -> None:
@@ -197,7 +198,15 @@ def quantity_text(value: Decimal | None) -> str:
 
 
 def warn(message: str) -> None:
-    print(f"tally: {message}", file=sys.stderr)
+    """Tell an operator, on standard error."""
+    _tell("tally: ", message)
+
+
+def _tell(prefix: str, message: str) -> None:
+    if logs.speaks_json():
+        logs.logger().warning(logs.Event.NOTICE, message=message.strip())
+    else:
+        print(f"{prefix}{message}", file=sys.stderr)
 
 
 def stopping(at_once: bool) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
 from clickhouse_connect.driver.client import Client
 
 from cli import report
-from cli.options import CatalogOption, DataDir, Workers, read_catalog, settings_with
+from cli.options import CatalogOption, DataDir, Workers, read_catalog, settings_with, start_logging
 from domain.instants import to_text
 from domain.ports import TallyError
 from flows.catalogs import DEFAULT_SAMPLE
-from flows.inputs import chosen
+from flows.inputs import KAFKA, chosen
 from flows.processes import ALONE, Cluster
 from flows.run import run, stopping_on_signals
 from flows.start import Deployment, start
+from telemetry import logs
 
 BOOKS_OPEN = 3
 """Exit code: the books do not balance."""
@@ -60,14 +62,28 @@ def run_command(
     settings = settings_with(data_dir)
     text, members = read_catalog(catalog), cluster(process, addresses)
     source = chosen(source, settings)
+    start_logging(settings, serves=source == KAFKA)
+    logs.logger().info(
+        logs.Event.STARTING,
+        version=version("tallyflow"),
+        source=source,
+        process=members.process,
+        settings=settings.model_dump(mode="json", exclude_defaults=True),
+    )
     stop = threading.Event()
     with (
-        stopping_on_signals(stop, report.stopping),
+        stopping_on_signals(stop, told),
         start(settings, catalog=text, source=source, stop=stop, workers=workers, cluster=members) as deployment,
     ):
         announce(deployment, text)
         if not count(deployment, stop).balanced:
             raise typer.Exit(BOOKS_OPEN)
+
+
+def told(at_once: bool) -> None:
+    """A signal came: say what it does."""
+    logs.logger().info(logs.Event.SIGNAL, at_once=at_once)
+    report.stopping(at_once)
 
 
 def count(
@@ -80,11 +96,22 @@ def count(
         stop: Set by a signal.
         show: Prints what else there is to see, before the outcome.
     """
+    logs.logger().info(
+        logs.Event.RUNNING,
+        topic=deployment.input.topic,
+        partitions=len(deployment.input.partitions),
+        workers=deployment.workers,
+        catalog=deployment.applied.history.versions[-1].version,
+        claims_rebuilt=deployment.reclaimed.claims,
+    )
     with deployment.client() as client:
         before = report.books(client)
         with report.progress(deployment.input.share_read, deployment.input.events_read, _waiting(deployment)) as clock:
             run(deployment)
         stopped = stop.is_set()
+        logs.logger().info(
+            logs.Event.STOPPED, reason="asked" if stopped else "end of input", events=deployment.input.events_read()
+        )
         show(client)
         now = report.books(client)
         report.outcome(now, before, report.console())

@@ -253,6 +253,17 @@ class Settings(BaseSettings):
         description="How long the flow may stand still before `/healthz` fails; more than it may wait for services.",
     )
 
+    log_format: Literal["json", "text"] | None = Field(
+        None,
+        description="How standard error is written. Not set: JSON lines where Kafka is read or served and it is no "
+        "terminal, else text.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] | None = Field(
+        None,
+        description="What is logged at least. Not set: `info` where Kafka is read or served, or `TALLY_LOG_FORMAT` is "
+        "set; else `warning`.",
+    )
+
     @model_validator(mode="after")
     def _services_agree(self) -> Self:
         """What belongs together is given together, and once."""

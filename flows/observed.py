@@ -7,6 +7,7 @@ done per event but counting the reasons of rejects.
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,8 +24,12 @@ from domain.quota import Signal
 from domain.values import Batch, RawBatch
 from flows.reclaim import Reclaimed
 from telemetry import catalogue
+from telemetry.logs import Event, logger
 from telemetry.recorder import Recorder, Sample
 from telemetry.vitals import PartitionVitals, Vitals
+
+PROGRESS_SECONDS = 60.0
+"""Progress is logged at most this often."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +48,11 @@ class Observer:
         self.vitals = vitals
         self._wall = wall
         self._shards: dict[int, tuple[int, int]] = {}
+        self._judging = threading.Lock()
+        self._outcomes = Counter[str]()
+        self._telling = threading.Lock()
+        self._told: dict[str, int] = {}
+        self._told_at = vitals.clock()
         self.recorder = Recorder(
             catalogue.METRICS,
             {
@@ -69,12 +79,14 @@ class Observer:
         return self.vitals.timed(step, work)
 
     def judged(self, batch: Batch) -> None:
-        accepted = len(batch.events)
-        if accepted:
-            self.recorder.add(catalogue.EVENTS, accepted, "accepted")
-        for reason, count in Counter(batch.rejects.reasons).items():
-            self.recorder.add(catalogue.EVENTS, count, reason)
-        self.recorder.observe(catalogue.BATCH_ROWS, accepted + len(batch.rejects))
+        outcomes = Counter[str](batch.rejects.reasons)
+        outcomes["accepted"] = len(batch.events)
+        for outcome, count in outcomes.items():
+            if count:
+                self.recorder.add(catalogue.EVENTS, count, outcome)
+        with self._judging:
+            self._outcomes.update(outcomes)
+        self.recorder.observe(catalogue.BATCH_ROWS, outcomes.total())
 
     def signalled(self, log_time_us: int | None, signals: Sequence[Signal]) -> None:
         for signal in signals:
@@ -93,18 +105,44 @@ class Observer:
 
     def refused(self, table: str, rows: int, error: Exception) -> None:
         self.recorder.add(catalogue.FLUSH_ERRORS, 1, table)
+        code = getattr(error, "code", None)
+        reason = type(error).__name__ if code is None else f"{type(error).__name__} {code}"
+        logger().warning(Event.FLUSH_FAILED, table=table, rows=rows, reason=reason)
 
     def read(self, seen: PartitionVitals, raw: RawBatch) -> None:
         """A partition gave a batch."""
-        seen.position, seen.moved_at = raw.next_offset, self.vitals.clock()
+        if raw.next_offset != seen.position:
+            seen.position, seen.moved_at = raw.next_offset, self.vitals.clock()
         seen.messages += raw.next_offset - raw.start_offset
         seen.log_time_us = raw.log_time_us
         self.recorder.add(catalogue.MESSAGES, raw.next_offset - raw.start_offset, str(raw.partition))
 
     def closed_epoch(self) -> None:
         """The sources were asked for their snapshots."""
-        self.vitals.epoch_at = self.vitals.clock()
+        now = self.vitals.epoch_at = self.vitals.clock()
         self.recorder.set(catalogue.SNAPSHOT, self._wall())
+        if now - self._told_at < PROGRESS_SECONDS or not self._telling.acquire(blocking=False):
+            return
+        try:
+            self._tell_progress(now)
+        finally:
+            self._telling.release()
+
+    def _tell_progress(self, now: float) -> None:
+        """Log what came of the events since the last time, and how far each partition is."""
+        outcomes, before = dict(self._outcomes), self._told
+        seconds, self._told_at, self._told = now - self._told_at, now, outcomes
+        since = {name: count - before.get(name, 0) for name, count in outcomes.items()}
+        partitions = list(self.vitals.partitions.values())
+        waiting = [seen.waiting for seen in partitions if seen.waiting is not None]
+        logger().info(
+            Event.PROGRESS,
+            seconds=round(seconds),
+            accepted=since.pop("accepted", 0),
+            rejected={name: count for name, count in since.items() if count},
+            offsets={seen.name: seen.position for seen in partitions},
+            **({"waiting": sum(waiting)} if waiting else {}),
+        )
 
     def claimed(self, seconds: float) -> None:
         """Redis answered a batch's claims."""
@@ -145,6 +183,9 @@ class ObservedSource(FixedPartitionedSource[RawBatch, Any]):
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: Any) -> StatefulSourcePartition[RawBatch, Any]:
         seen = self._observer.vitals.opened(int(for_part))
+        if resume_state is not None:
+            seen.position = getattr(resume_state, "next_offset", None)
+        logger().info(Event.RESUMED, partition=seen.name, offset=seen.position or 0)
         return _ObservedPartition(self._source.build_part(step_id, for_part, resume_state), seen, self._observer)
 
 

@@ -56,6 +56,11 @@ class FileState(NamedTuple):
     unterminated: bool = False
     """The last line read had no `\\n` yet: the file must go on with one, or not at all."""
 
+    @property
+    def next_offset(self) -> int:
+        """Of the next message."""
+        return self.lines
+
 
 class FileSource(FixedPartitionedSource[RawBatch, FileState]):
     """The files that match a glob pattern (`**` for any depth; `.gz` files are unpacked).

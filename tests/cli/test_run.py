@@ -22,7 +22,7 @@ from domain.ports import TallyError
 from engines.clickhouse import EmbeddedClickHouse
 from engines.data_directory import DataDirectory
 from sinks.migrate import DATABASE
-from tests.cli.command import ROOT, Inside, Result, ended, environment, shown, start
+from tests.cli.command import ROOT, SECONDS_MAX, Inside, Result, ended, environment, shown, start
 from tests.cli.conftest import EVENTS, Counted
 from tests.tables import differences, read_tables
 
@@ -92,7 +92,8 @@ def test_run_again_it_reads_what_is_new_only(counted: Counted, inside: Inside, t
 
 def begun(process: subprocess.Popen[str], data: Path) -> None:
     """Wait until a run has counted something: its front says so."""
-    for _ in range(500):
+    deadline = time.monotonic() + SECONDS_MAX
+    while time.monotonic() < deadline:
         assert process.poll() is None, shown(ended(process))
         with suppress(OSError, TallyError):
             front = DataDirectory(data).read("front")
