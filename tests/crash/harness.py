@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from tests.oracle import Tables
 from tests.tables import read_tables
 
 ROOT = Path(__file__).parents[2]
-_RUN_SECONDS_MAX = 120
+_RUN_SECONDS_MAX = 300
 
 
 @dataclass
@@ -73,6 +75,17 @@ class Deployment:
     def data(self) -> Path:
         return self.folder / "data"
 
+    def epoch(self) -> int:
+        """The newest epoch that a run has closed; 0 before there is one."""
+        found = 0
+        for path in self.data.glob("recovery/*/part-*.sqlite3"):
+            with (
+                suppress(sqlite3.OperationalError),
+                closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store,
+            ):
+                found = max(found, store.execute("SELECT max(worker_frontier) FROM fronts").fetchone()[0] or 0)
+        return int(found)
+
     def finish(self) -> None:
         """Run to the end of the whole input."""
         self.grow(1.0)
@@ -87,7 +100,8 @@ class Deployment:
 def run_with_kills(deployment: Deployment, seed: int, kills: int) -> None:
     """Let the input grow, run, and `kill -9` at random moments, until that many runs died; then finish.
 
-    A moment is drawn from the whole life of a run: start-up, claiming, flushing, snapshot, the end.
+    A moment is drawn from the whole life of a run: start-up, claiming, flushing, snapshot, the end. Of every
+    other run it comes after a snapshot of that run, however slow the machine: the next has something to go on from.
     """
     draw = random.Random(seed)
     killed = attempts = 0
@@ -95,9 +109,14 @@ def run_with_kills(deployment: Deployment, seed: int, kills: int) -> None:
         attempts += 1
         assert attempts <= kills * 5, f"only {killed} of {attempts} runs lived long enough to be killed"
         deployment.grow((killed + 1) / (kills + 1))
+        before = deployment.epoch()
         process = deployment.start()
+        seconds = draw.uniform(0.5, 3.5)
+        if killed % 2:
+            _wait_for_snapshot(deployment, process, before)
+            seconds /= 3
         try:
-            code = process.wait(draw.uniform(0.5, 3.5))
+            code = process.wait(seconds)
             assert code in deployment.codes, (deployment.folder / "log").read_text()[-3000:]
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
@@ -105,6 +124,13 @@ def run_with_kills(deployment: Deployment, seed: int, kills: int) -> None:
             killed += 1
             _assert_no_orphan(deployment)
     deployment.finish()
+
+
+def _wait_for_snapshot(deployment: Deployment, process: subprocess.Popen[bytes], before: int) -> None:
+    deadline = time.monotonic() + _RUN_SECONDS_MAX
+    while deployment.epoch() <= before and process.poll() is None:
+        assert time.monotonic() < deadline, f"no snapshot in {_RUN_SECONDS_MAX} s"
+        time.sleep(0.05)
 
 
 def _assert_no_orphan(deployment: Deployment) -> None:
