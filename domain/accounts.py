@@ -8,7 +8,7 @@ by calendar month.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,7 @@ class Accounts:
 
     Attributes:
         plans: The plans that occur; `plan_of` holds each row's index in it, or `NO_PLAN`.
+        is_subscribed: Whether any subject has a segment.
     """
 
     def __init__(
@@ -62,6 +63,10 @@ class Accounts:
     ) -> None:
         count = len(times_us)
         self._times = times_us
+        self._default_plan = catalog.default_plan
+        self._account_of = account_of
+        self._held = segments
+        self._stays: dict[int, Stays] = {}
         self._zones = [catalog.timezone]
         self._zone_of = np.zeros(count, np.int64)
         self._spans: dict[str, Spans] = {}
@@ -70,7 +75,8 @@ class Accounts:
         self._segments: list[Segment] = []
         self.plans: list[str] = [] if catalog.default_plan is None else [catalog.default_plan]
         self.plan_of = np.full(count, NO_PLAN if catalog.default_plan is None else 0, np.int64)
-        if count and any(segments):
+        self.is_subscribed = count > 0 and any(segments)
+        if self.is_subscribed:
             self._subscribe(segments, account_of)
 
     def _subscribe(self, segments: Sequence[Sequence[Segment]], account_of: Int64s) -> None:
@@ -103,6 +109,17 @@ class Accounts:
         self._subscribed, self._segment_of, self._segments = rows, found[rows], known
         self.plan_of[rows], self._zone_of[rows] = plan_of[self._segment_of], zone_of[self._segment_of]
         self.plans, self._zones = list(plans), list(zones)
+
+    def since(self, plan: str, rows: Int64s, nows_us: Int64s, starts: list[int], ends: list[int]) -> list[int]:
+        """From when the subjects of rows are on a plan, as `on_plan_since` says; each with its period, and the time."""
+        groups = zip(self._account_of[rows].tolist(), nows_us.tolist(), starts, ends, strict=True)
+        return [on_plan_since(self._history(account), plan, start, end, now) for account, now, start, end in groups]
+
+    def _history(self, account: int) -> Stays:
+        known = self._stays.get(account)
+        if known is None:
+            known = self._stays[account] = stays(self._held[account], self._default_plan)
+        return known
 
     def windows(self, window: str) -> Spans:
         """The window that holds each row, cut in the row's zone."""
@@ -147,6 +164,35 @@ class Accounts:
         return Spans.of(starts, ends)
 
 
+Stays = list[tuple[int, int, str | None]]
+"""What a subject is on in all its time: (from, until, plan)."""
+
+
+def stays(segments: Iterable[Segment], default_plan: str | None) -> Stays:
+    """Segments, and the default plan in the gaps."""
+    found: Stays = []
+    until = 0
+    for one in sorted(segments):
+        found += [(until, one.start_us, default_plan), (one.start_us, one.end_us, one.plan)]
+        until = max(until, one.end_us)
+    return [*found, (until, FOREVER_US, default_plan)]
+
+
+def on_plan_since(known: Stays, plan: str, start_us: int, end_us: int, now_us: int) -> int:
+    """From when a subject is on a plan: where the last stay begins that meets a period and has begun.
+
+    Of two plans' periods it says which is the newer one, whatever their zones and days. 0: for ever, or not yet.
+    """
+    return max(
+        (
+            since
+            for since, until, name in known
+            if name == plan and since <= now_us and since < end_us and start_us < until
+        ),
+        default=0,
+    )
+
+
 def seed_segments(catalog: Catalog) -> dict[str, tuple[Segment, ...]]:
     """What the catalog's own subscriptions put its subjects on."""
     return {subject: tuple(map(_seed_segment, seeds)) for subject, seeds in catalog.subscriptions.items()}
@@ -178,7 +224,7 @@ def assign(
     account_of = subject_of.copy()
     for number, subject in enumerate(subjects):
         for since, segments in live.get(subject, ()):
-            whole = _together(segments, seeds.get(subject, ()))
+            whole = together(segments, seeds.get(subject, ()))
             if since == 0:
                 known[number] = whole
             else:
@@ -187,7 +233,7 @@ def assign(
     return known, account_of
 
 
-def _together(live: tuple[Segment, ...], seeds: tuple[Segment, ...]) -> tuple[Segment, ...]:
+def together(live: tuple[Segment, ...], seeds: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """A subject's segments: those that events made, and those of the catalog where the first leave room."""
     if not seeds or not live:
         return live or seeds

@@ -9,7 +9,7 @@ number of workers shows in a total.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -35,6 +35,8 @@ class Groups:
     keys: list[tuple[Any, ...]]
     inputs: list[int]
     values: list[Any]
+    since: Sequence[int] = ()
+    """Of entitlement periods, from when the subject is on the plan; empty for 0, where nobody subscribes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +235,13 @@ class _BatchGrouping:
                 if features:
                     found = self._group(meter, inputs, places, spans, [])
                     keys = list(zip(*found.columns, strict=True))
+                    since: list[int] = []
+                    if self._accounts.is_subscribed:
+                        rows = inputs.rows[found.lasts]
+                        now = np.maximum(self._log_times[rows], self._times[rows])
+                        since = self._accounts.since(plan, rows, now, *found.columns[1:])
                     for feature in features:
-                        self._route(found, keys, _quota_builder(plan, feature, meter, version.version))
+                        self._route(found, keys, _quota_builder(plan, feature, meter, version.version), since)
 
     def _is_limited(self, meter: Meter, kind: PeriodKind) -> bool:
         """Whether any plan of any version limits a meter by periods of a kind (a cheap first look)."""
@@ -283,12 +290,13 @@ class _BatchGrouping:
         in_order = number[order]
         edges = np.flatnonzero(in_order[1:] != in_order[:-1]) + 1
         starts = np.concatenate(([0], edges))
-        firsts = at[order[starts]]
+        firsts, lasts = at[order[starts]], at[order[np.append(edges, len(order)) - 1]]
         rows = inputs.rows[firsts]
         subjects = self._subject_of[rows]
         return _Found(
             self._shards[subjects],
             firsts,
+            lasts,
             (
                 [self._subjects[number] for number in subjects.tolist()],
                 spans.starts[rows].tolist(),
@@ -323,11 +331,17 @@ class _BatchGrouping:
         ]
         return [max(found[low:high]) for low, high in pairwise([*starts.tolist(), len(found)])]
 
-    def _route(self, found: _Found, keys: list[tuple[Any, ...]], build: Callable[[Groups], Partial]) -> None:
+    def _route(
+        self,
+        found: _Found,
+        keys: list[tuple[Any, ...]],
+        build: Callable[[Groups], Partial],
+        since: Sequence[int] = (),
+    ) -> None:
         """Hand each shard its slice of the groups."""
         bounds = [0, *(np.flatnonzero(np.diff(found.shards)) + 1).tolist(), len(keys)]
         for low, high in pairwise(bounds):
-            part = Groups(keys[low:high], found.inputs[low:high], found.values[low:high])
+            part = Groups(keys[low:high], found.inputs[low:high], found.values[low:high], since[low:high])
             self._out.setdefault(int(found.shards[low]), []).append(build(part))
 
 
@@ -337,7 +351,8 @@ class _Found:
 
     shards: Int64s
     firsts: Int64s
-    """One input of each group."""
+    """The first input of each group."""
+    lasts: Int64s
     columns: tuple[list[str], list[int], list[int]]
     """Subject, start and end."""
     inputs: list[int]

@@ -6,6 +6,7 @@ however a period's usage is cut into updates, the same thresholds are crossed, e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -69,6 +70,8 @@ class QuotaStates:
     used: list[int]
     states: list[QuotaState]
     inputs: list[int]
+    since: Sequence[int] = ()
+    """From when the subject is on the plan; empty for 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,7 @@ class Watcher:
                     update.after,
                     states,
                     update.inputs,
+                    update.since,
                 )
             )
             watched.signals.extend(watch.crossings(update, at_us))

@@ -68,13 +68,15 @@ class QuotaField(NamedTuple):
     era: int
     plan: str
     on_exceed: str = "block"
+    since_us: int = 0
+    """From when the subject is on the plan; 0 where it never subscribed."""
 
 
 def quota_value(field: QuotaField) -> str:
     """The value of a quota's field; the feature is the field's name, the subject the key's.
 
-    `plan` tells apart the totals of a subject that changed plans within a period. `on_exceed` says whether
-    an exceeded quota blocks.
+    `plan` tells apart the totals of a subject that changed plans within a period, `since` (absent where it
+    never subscribed) which plan is the newer one. `on_exceed` says whether an exceeded quota blocks.
     """
     start, end = instant_text(field.period_start_us), instant_text(field.period_end_us)
     used, limit = decimal_text(field.used, QUANTITY_DECIMALS), _limit(field.limit)
@@ -82,7 +84,7 @@ def quota_value(field: QuotaField) -> str:
     return (
         f'{{"used":"{used}","limit":"{limit}","state":"{field.state}","period_start":"{start}",'
         f'"period_end":"{end}","inputs":{field.inputs},"era":{field.era},"plan":{_quoted(field.plan)},'
-        f'"on_exceed":"{field.on_exceed}"}}'
+        f'"on_exceed":"{field.on_exceed}"{_since(field.since_us)}}}'
     )
 
 
@@ -101,6 +103,10 @@ def decimal_text(scaled: int, decimals: int) -> str:
 @lru_cache(10_000)
 def _limit(scaled: int) -> str:
     return decimal_text(scaled, QUANTITY_DECIMALS)
+
+
+def _since(us: int) -> str:
+    return f',"since":"{instant_text(us)}"' if us else ""
 
 
 @lru_cache(10_000)

@@ -147,7 +147,8 @@ class ShardTotals:
         cells = self._family(("quota", partial.plan, partial.feature, partial.aggregation))
         before, after, inputs = self._change(cells, partial.groups, partition)
         about = (partial.plan, partial.feature, partial.pricing_version)
-        update = QuotaUpdate(*about, partial.groups.keys, [quantity or 0 for quantity in before], after, inputs)
+        groups = partial.groups
+        update = QuotaUpdate(*about, groups.keys, [quantity or 0 for quantity in before], after, inputs, groups.since)
         self._resets.see(update, partial.aggregation)
         return update
 

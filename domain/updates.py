@@ -6,6 +6,7 @@ nothing downstream. Quantities are scaled by 10^12.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,6 +72,8 @@ class QuotaUpdate:
     before: list[int]
     after: list[int]
     inputs: list[int]
+    since: Sequence[int] = ()
+    """From when the subject is on the plan, as of the batch; empty for 0."""
 
 
 class QuotaReset(NamedTuple):

@@ -7,14 +7,17 @@ touching the flow's state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from clickhouse_connect.driver.client import Client
 
+from domain.accounts import on_plan_since, seed_segments, stays, together
 from domain.catalog import History
 from domain.quota import QuotaState
 from domain.signals_json import QuotaField
+from domain.subscriptions import Lives, segments_of
 from domain.values import QUANTITY_DECIMALS
+from flows.subscriptions import subscribed
 
 _OPEN = """
 SELECT subject, feature, toString(used), toString(allowance), state, toUnixTimestamp64Micro(period_start),
@@ -32,11 +35,29 @@ def open_quotas(client: Callable[[], Client], history: History, now_us: int) -> 
         for plan in version.catalog.plans.values()
         for entitlement in plan.entitlements
     }
+    with client() as opened:
+        since = _since(history, subscribed(opened), now_us)
     with client() as opened, opened.query_row_block_stream(_OPEN, parameters={"now_us": now_us}) as stream:
         for block in stream:
             for subject, feature, used, limit, state, start, end, inputs, era, plan, version in block:
                 what = (subject, feature, _scaled(used), _scaled(limit), QuotaState(state))
-                yield QuotaField(*what, start, end, inputs, era, plan, on_exceed[version, plan, feature])
+                blocks = on_exceed[version, plan, feature]
+                yield QuotaField(*what, start, end, inputs, era, plan, blocks, since(subject, plan, start, end))
+
+
+def _since(history: History, live: Mapping[str, list[Lives]], now_us: int) -> Callable[[str, str, int, int], int]:
+    """From when a subject is on the plan of a period, as the flow itself says it."""
+    catalog = history.versions[-1].catalog
+    seeds = seed_segments(catalog)
+
+    def since(subject: str, plan: str, start_us: int, end_us: int) -> int:
+        if subject not in live and subject not in seeds:
+            return 0
+        made = tuple(segment for lives in live.get(subject, ()) for segment in segments_of(lives))
+        known = stays(together(made, seeds.get(subject, ())), catalog.default_plan)
+        return on_plan_since(known, plan, start_us, end_us, now_us)
+
+    return since
 
 
 def _scaled(text: str) -> int:

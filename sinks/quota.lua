@@ -2,19 +2,22 @@
 --
 -- KEYS: one hash for each entry (of one slot, in a cluster).
 -- ARGV[1]: msgpack of [now_ms, live, entries]; an entry is
---   [feature, expires_ms, era, period_start, inputs, plan, value], `value` being the JSON that readers see.
+--   [feature, expires_ms, era, period_start, inputs, plan, since, value], `value` being the JSON that readers see.
 -- Returns the number of fields written.
 --
--- A field is kept if its (era, period_start, inputs) is higher. Totals of another plan of the same period (the
--- subject changed plans within it) count from zero again, so they cannot be compared: the live flow, which comes
--- in the order of the log, writes them; a restore (live = false) leaves what it finds.
+-- A field is kept if its (era, since, period_start, inputs) is higher. `since` is from when the subject is on the
+-- plan ("" for ever): the periods of a newer plan may begin earlier, in another zone or on another day. Totals of
+-- another plan since the same time and of the same period cannot be compared: the live flow, which comes in the
+-- order of the log, writes them; a restore (live = false) leaves what it finds.
 -- A hash expires with the last of its periods, some time later.
 
-local function keeps(stored, live, era, period_start, inputs, plan)
+local function keeps(stored, live, era, period_start, inputs, plan, since)
   local ok, held = pcall(cjson.decode, stored)
   if not ok or type(held) ~= 'table' then return false end
   local held_era, held_inputs = tonumber(held.era) or -1, tonumber(held.inputs) or -1
   if held_era ~= era then return held_era > era end
+  local held_since = tostring(held.since or '')
+  if held_since ~= since then return held_since > since end
   local held_start = tostring(held.period_start)
   if held_start ~= period_start then return held_start > period_start end
   if held.plan ~= plan then return not live end
@@ -24,9 +27,9 @@ end
 local now_ms, live, entries = unpack(cmsgpack.unpack(ARGV[1]))
 local written = 0
 for i, key in ipairs(KEYS) do
-  local feature, expires_ms, era, period_start, inputs, plan, value = unpack(entries[i])
+  local feature, expires_ms, era, period_start, inputs, plan, since, value = unpack(entries[i])
   local stored = redis.call('HGET', key, feature)
-  if not stored or (stored ~= value and not keeps(stored, live, era, period_start, inputs, plan)) then
+  if not stored or (stored ~= value and not keeps(stored, live, era, period_start, inputs, plan, since)) then
     redis.call('HSET', key, feature, value)
     written = written + 1
     if redis.call('PTTL', key) < expires_ms - now_ms then

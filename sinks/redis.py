@@ -40,8 +40,8 @@ PAUSE_SHARE = 4
 SIGNALS_MAX = 100_000
 """A flow that finds more signals than this unsent waits."""
 
-_Held = dict[PeriodKey, tuple[int, QuotaState, int]]
-"""used, state and inputs by period."""
+_Held = dict[PeriodKey, tuple[int, QuotaState, int, int]]
+"""used, state, inputs and since by period."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,9 @@ class _Waiting:
         for states in item.quotas:
             family = (states.plan, states.entitlement.feature, states.catalog_version)
             _, held = self.quotas.setdefault(family, (states, {}))
-            held.update(zip(states.keys, zip(states.used, states.states, states.inputs, strict=True), strict=True))
+            since = states.since or [0] * len(states.keys)
+            rows = zip(states.used, states.states, states.inputs, since, strict=True)
+            held.update(zip(states.keys, rows, strict=True))
 
     def urgent(self) -> list[QuotaField]:
         """Take out the quotas that the signals are about."""
@@ -77,11 +79,11 @@ class _Waiting:
         return bool(self.signals or self.quotas)
 
 
-def _field(states: QuotaStates, key: PeriodKey, used: int, state: QuotaState, inputs: int) -> QuotaField:
+def _field(states: QuotaStates, key: PeriodKey, used: int, state: QuotaState, inputs: int, since_us: int) -> QuotaField:
     subject, start, end = key
     entitlement = states.entitlement
     feature, limit, on_exceed = entitlement.feature, entitlement.limit, entitlement.on_exceed
-    return QuotaField(subject, feature, used, limit, state, start, end, inputs, ERA, states.plan, on_exceed)
+    return QuotaField(subject, feature, used, limit, state, start, end, inputs, ERA, states.plan, on_exceed, since_us)
 
 
 class RedisOutlet:

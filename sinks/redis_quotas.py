@@ -197,6 +197,7 @@ def _call(fields: Sequence[QuotaField], now_ms: int, live: bool) -> tuple[Any, .
             instant_text(f.period_start_us),
             f.inputs,
             f.plan,
+            instant_text(f.since_us) if f.since_us else "",
             quota_value(f),
         )
         for f in fields

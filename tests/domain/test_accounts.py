@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.accounts import NO_PLAN, Accounts, Int64s, Spans, pricing_versions, seed_segments
+from domain.accounts import NO_PLAN, Accounts, Int64s, Spans, on_plan_since, pricing_versions, seed_segments, stays
 from domain.catalog import Catalog, CatalogVersion, History, PeriodKind, Plan
 from domain.instants import to_text
-from domain.values import HOUR_US
+from domain.values import FOREVER_US, HOUR_US, Segment
 from tests.batches import history, us
 from tests.oracle import calendars
 from tests.oracle.catalogs import Catalog as OracleCatalog
@@ -181,3 +181,38 @@ def test_a_period_is_priced_by_the_version_at_its_start_or_the_next_that_has_the
 ) -> None:
     versions = past((0, {"pro"}), (10, {"pro", "lab"}), (20, {"pro"}))
     assert pricing_versions(versions, plan, np.array([start], np.int64)).tolist() == [version]
+
+
+@pytest.mark.parametrize(
+    ("plan", "now", "since"),
+    [
+        ("pro", "2026-03-18T00:00:00Z", "2026-03-15T00:00:00Z"),
+        ("pro", "2026-03-28T00:00:00Z", "2026-03-15T00:00:00Z"),
+        ("free", "2026-03-18T00:00:00Z", ""),  # that it will end is known, but not there yet
+        ("free", "2026-03-28T00:00:00Z", "2026-03-25T00:00:00Z"),
+        ("lab", "2026-03-28T00:00:00Z", ""),  # not in this month
+        ("lab", "2026-04-28T00:00:00Z", ""),
+    ],
+)
+def test_since_when_a_subject_is_on_a_plan(plan: str, now: str, since: str) -> None:
+    """On pro from the 15th to the 25th, on lab from April 10th, else on the default plan: which is March's newest?"""
+    segments = [
+        Segment(us("2026-04-10T00:00:00Z"), FOREVER_US, "lab", "UTC", 10, FOREVER_US),
+        Segment(us("2026-03-15T00:00:00Z"), us("2026-03-25T00:00:00Z"), "pro", "UTC", 15, FOREVER_US),
+    ]
+    march = us("2026-03-01T00:00:00Z"), us("2026-04-01T00:00:00Z")
+    found = on_plan_since(stays(segments, "free"), plan, *march, us(now))
+    assert found == (us(since) if since else 0)
+
+
+def test_of_events_around_a_sign_up_the_plan_says_since_when() -> None:
+    segments = [seed_segments(only(DEFAULTED))["ends"], ()]
+    times_us = np.array([us(t) for t in ("2026-02-01T00:00:00Z", "2026-02-15T00:00:00Z", "2026-03-10T00:00:00Z")])
+    accounts = Accounts(only(DEFAULTED), segments, np.array([0, 0, 0]), times_us)
+    starts, ends = [us("2026-01-31T23:00:00Z")] * 2, [us("2026-02-28T23:00:00Z")] * 2
+    assert accounts.since("free", np.array([0]), times_us[:1], starts[:1], ends[:1]) == [0]
+    assert accounts.since("pro", np.array([1]), times_us[1:2], starts[1:], ends[1:]) == [us("2026-02-09T23:00:00Z")]
+    later = [us("2026-02-28T23:00:00Z")], [us("2026-03-31T22:00:00Z")]
+    assert accounts.since("free", np.array([2]), times_us[2:], *later) == [us("2026-03-09T23:00:00Z")]
+    nobody = Accounts(only(DEFAULTED), segments, np.array([1]), times_us[:1])
+    assert nobody.since("free", np.array([0]), times_us[:1], starts[:1], ends[:1]) == [0]

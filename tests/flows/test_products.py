@@ -50,11 +50,11 @@ def text_of(us: int) -> str:
 
 
 def quotas_of(tables: Tables) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """By subject and feature, the states of the last period; several if the subject changed plans within it."""
-    last: dict[tuple[str, str], int] = {}
+    """By subject, feature and plan, the states of the last period; several plans if the subject changed them."""
+    last: dict[tuple[str, str, str], int] = {}
     rows = {key: row for key, row in tables.quotas.items() if row["period_end"] > OPEN_US}
-    for subject, _, feature, start in rows:
-        last[subject, feature] = max(start, last.get((subject, feature), 0))
+    for subject, plan, feature, start in rows:
+        last[subject, plan, feature] = max(start, last.get((subject, plan, feature), 0))
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     on_exceed = {
         (name, entitlement["feature"]): entitlement.get("on_exceed", "block")
@@ -63,7 +63,7 @@ def quotas_of(tables: Tables) -> dict[tuple[str, str], list[dict[str, Any]]]:
     }
     assert set(on_exceed.values()) == {"allow", "block"}
     for (subject, plan, feature, start), row in rows.items():
-        if start == last[subject, feature]:
+        if start == last[subject, plan, feature]:
             state = {
                 "used": decimal_text(int(row["used"].scaleb(12)), 12),
                 "limit": decimal_text(int(row["allowance"].scaleb(12)), 12),
@@ -87,6 +87,7 @@ def check_quotas(url: str, tables: Tables) -> None:
         for key in client.scan_iter("quota:*"):
             for feature, value in client.hgetall(key).items():
                 state = json.loads(value)
+                state.pop("since", None)
                 if state["period_end"] > text_of(OPEN_US):
                     held[key.removeprefix("quota:{").removesuffix("}"), feature] = state
     assert held.keys() == known.keys()

@@ -90,6 +90,7 @@ class QuotaRow(NamedTuple):
     state: QuotaState
     inputs: int
     catalog_version: int
+    since_us: int = 0
 
 
 def batch(
@@ -233,6 +234,7 @@ def quota_states(found: Iterable[QuotaRow]) -> list[QuotaStates]:
                 [r.used for r in family],
                 [r.state for r in family],
                 [r.inputs for r in family],
+                [r.since_us for r in family],
             )
         )
     return states

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from domain.ports import TallyError
 from domain.quota import QuotaState, Watched
 from domain.signals_json import QuotaField, quota_value, signal_event
-from domain.values import DAY_US, QUANTITY_SCALE
+from domain.values import DAY_US, HOUR_US, QUANTITY_SCALE
 from engines.redis_server import RedisServer
 from sinks import redis as sink_module
 from sinks import redis_quotas
@@ -145,6 +145,29 @@ def test_another_plan_in_the_same_period_counts_from_zero_again(url: str, client
         assert (held(client)["plan"], held(client)["inputs"]) == ("large", 1)
 
 
+def test_the_plan_that_holds_since_later_is_the_newer_one_wherever_its_periods_begin(url: str, client: Any) -> None:
+    """A customer signs up in a zone ahead of the catalog's, and ends in mid-period: both periods begin before."""
+    with partitions(url) as (part, _):
+        for inputs, plan, start, since in (
+            (5, "free", MARCH, 0),
+            (1, "pro", MARCH - HOUR_US, MARCH + 14 * DAY_US),
+            (6, "free", MARCH, 0),  # late
+            (2, "pro", MARCH - HOUR_US, MARCH + 14 * DAY_US),
+            (7, "free", MARCH - DAY_US, MARCH + 20 * DAY_US),
+            (3, "pro", MARCH - HOUR_US, MARCH + 14 * DAY_US),  # late
+        ):
+            part.write_batch([watched(used(inputs, plan=plan, start=start, since_us=since))])
+            part.snapshot()
+            if inputs == 2:
+                assert (held(client)["plan"], held(client)["inputs"]) == ("pro", 2)
+                assert held(client)["since"] == "2036-03-15T00:00:00Z"
+        assert (held(client)["plan"], held(client)["inputs"]) == ("free", 7)
+    with sink_of(url) as sink:
+        sink.restore(lambda: [field(9, plan="pro")._replace(since_us=MARCH + 14 * DAY_US)])
+        sink.wait_restored()
+        assert held(client)["plan"] == "free"
+
+
 def test_a_field_that_somebody_broke_is_written_anew(url: str, client: Any) -> None:
     for broken in ("", "{", "7", '"x"', "[]", '{"era":"x"}', "{}"):
         client.hset("quota:{a}", "api", broken)
@@ -160,7 +183,11 @@ def field(inputs: int, *, era: int = 0, start: int = MARCH, subject: str = "a", 
 
 
 states = st.builds(
-    field, st.integers(1, 2**40), era=st.integers(0, 2), start=st.sampled_from([MARCH, MARCH + 31 * DAY_US])
+    lambda since, *some, **named: field(*some, **named)._replace(since_us=since),
+    st.sampled_from([0, MARCH - DAY_US, MARCH]),
+    st.integers(1, 2**40),
+    era=st.integers(0, 2),
+    start=st.sampled_from([MARCH, MARCH + 31 * DAY_US]),
 )
 
 
@@ -172,7 +199,9 @@ def test_of_any_states_in_any_order_the_highest_stays(url: str, client: Any, bat
     for batch in batches:
         quotas.write(batch, live=True)
     quotas.close()
-    highest = max((f for batch in batches for f in batch), key=lambda f: (f.era, f.period_start_us, f.inputs))
+    highest = max(
+        (f for batch in batches for f in batch), key=lambda f: (f.era, f.since_us, f.period_start_us, f.inputs)
+    )
     assert client.hget("quota:{a}", "api") == quota_value(highest)
 
 
