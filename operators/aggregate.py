@@ -14,7 +14,7 @@ from domain.partials import Partitioner, ShardInput
 from domain.quota import lowest_thresholds
 from domain.totals import ShardTotals
 from domain.updates import Updates
-from domain.values import Batch
+from domain.values import SECOND_US, Batch, RawBatch
 from operators.probe import UNOBSERVED, Probe
 
 
@@ -65,6 +65,14 @@ def aggregate(
     alerting = {p.name for v in history.versions for p in v.catalog.plans.values() if p.alerts}
     lowest = lowest_thresholds(history)
     everyone = range(shards)
+    told: dict[int, int] = {}
+
+    def passes_a_second(raw: RawBatch) -> bool:
+        """Whether log time came to another second. Windows and periods end on whole ones, so no end is told late."""
+        if raw.log_time_us is None or told.get(raw.partition) == raw.log_time_us // SECOND_US:
+            return False
+        told[raw.partition] = raw.log_time_us // SECOND_US
+        return True
 
     def route(batch: Batch) -> Iterable[tuple[str, ShardInput]]:
         raw = batch.raw
@@ -72,7 +80,7 @@ def aggregate(
         for group in groups[:-1]:
             yield from ((str(shard), ShardInput(raw.partition, None, found)) for shard, found in group.items())
         last = groups[-1]
-        for shard in last if raw.log_time_us is None else everyone:
+        for shard in everyone if passes_a_second(raw) else last:
             yield str(shard), ShardInput(raw.partition, raw.log_time_us, last.get(shard, []))
 
     def build(snapshot: bytes | None) -> _Shard:

@@ -97,6 +97,17 @@ def test_monotone_log_times_are_told_to_every_shard() -> None:
     assert touched == [str(shard_of("cust-1", SHARDS))]
 
 
+def test_many_small_batches_tell_every_shard_once_a_second() -> None:
+    """A broker's batches may be a few events each: 64 shards need not hear of every one."""
+    steps_us = [0, 1, 999_998, 999_999, 1_000_000, 1_500_000, 7_000_000]
+    batches = [
+        calls(["cust-1"] if step else [], start=number, log_time_us=us(NOON) + step)
+        for number, step in enumerate(steps_us)
+    ]
+    out = aggregated(batches, partitions=[0])
+    assert len(out) == 3 * SHARDS + 4, "seconds 0, 1 and 7; in between only the shard that counts"
+
+
 def test_other_log_times_are_told_to_nobody() -> None:
     out = aggregated([calls(["cust-1", "cust-1"]), calls([], start=2)])
     assert [shard for shard, _ in out] == [str(shard_of("cust-1", SHARDS))]
