@@ -51,6 +51,8 @@ class Input:
     client of its own and from another thread: health is judged by it. None where there is no such end."""
     lags: Callable[[], Mapping[int, Lag]] | None = None
     """By partition of this process, how far it is behind; None if the input has an end. Any thread may ask."""
+    silent_seconds: Callable[[], float] | None = None
+    """Since the log last answered; None if nobody has to."""
     close: Callable[[], None] = _nothing
     """Called once the flow is over."""
 
@@ -157,6 +159,7 @@ def _open_kafka(
         source.events_read,
         ends=source.ends,
         lags=source.lags,
+        silent_seconds=source.silent_seconds,
         close=source.close,
     )
 

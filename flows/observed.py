@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any, ParamSpec, TypeVar
@@ -23,6 +23,7 @@ from domain.ports import Claim, ClaimRequests, Claims, Ticket
 from domain.quota import Signal
 from domain.values import Batch, RawBatch
 from flows.reclaim import Reclaimed
+from sources.kafka_feed import Lag
 from telemetry import catalogue
 from telemetry.logs import Event, logger
 from telemetry.recorder import Recorder, Sample
@@ -47,6 +48,8 @@ class Observer:
     def __init__(self, vitals: Vitals, wall: Callable[[], float] = time.time) -> None:
         self.vitals = vitals
         self._wall = wall
+        self.lags: Callable[[], Mapping[int, Lag]] = dict
+        """By partition, how far this process is behind; empty where that cannot be told."""
         self._shards: dict[int, tuple[int, int]] = {}
         self._judging = threading.Lock()
         self._outcomes = Counter[str]()
@@ -59,8 +62,8 @@ class Observer:
                 catalogue.STEP_SECONDS: lambda: [((step,), s) for step, s in vitals.seconds().items()],
                 catalogue.RUNNING: lambda: [((), float(vitals.phase == "running"))],
                 catalogue.POSITION: lambda: self._partitions(lambda seen: seen.position),
-                catalogue.LAG: lambda: self._partitions(lambda seen: seen.waiting),
-                catalogue.LAG_SECONDS: lambda: self._partitions(self._lag_seconds),
+                catalogue.LAG: lambda: [((str(number),), lag.offsets) for number, lag in self.lags().items()],
+                catalogue.LAG_SECONDS: lambda: [((str(number),), lag.seconds) for number, lag in self.lags().items()],
                 catalogue.POLLED: lambda: self._partitions(lambda seen: vitals.clock() - seen.polled_at),
                 catalogue.ANSWERED: self._answers,
                 catalogue.TOTALS: lambda: [((), float(sum(totals for totals, _ in list(self._shards.values()))))],
@@ -114,7 +117,6 @@ class Observer:
         if raw.next_offset != seen.position:
             seen.position, seen.moved_at = raw.next_offset, self.vitals.clock()
         seen.messages += raw.next_offset - raw.start_offset
-        seen.log_time_us = raw.log_time_us
         self.recorder.add(catalogue.MESSAGES, raw.next_offset - raw.start_offset, str(raw.partition))
 
     def closed_epoch(self) -> None:
@@ -154,13 +156,6 @@ class Observer:
             found = value(seen)
             if found is not None:
                 yield (str(seen.name),), float(found)
-
-    def _lag_seconds(self, seen: PartitionVitals) -> float | None:
-        if seen.waiting is None:
-            return None
-        if seen.waiting == 0 or seen.log_time_us is None:
-            return 0.0
-        return max(0.0, self._wall() - seen.log_time_us / 1e6)
 
     def _answers(self) -> Iterator[Sample]:
         now = self.vitals.clock()

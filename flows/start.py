@@ -51,7 +51,7 @@ from flows.observed import ObservedClaims, ObservedSource, Observer
 from flows.open_quotas import open_quotas
 from flows.processes import ALONE, Cluster, Course, end_at_once, join
 from flows.reclaim import Reclaimed, ledger_of, reclaim
-from flows.status import Status
+from flows.status import ASK_SECONDS, Status
 from flows.subscriptions import SavedSubscriptions
 from sinks import migrate
 from sinks.clickhouse import ClickHouseSink
@@ -140,6 +140,8 @@ def start(
         else:
             prepared = opening.follow(cluster.process, rendezvous.meet(dict))
         observer.started(prepared.applied.history, prepared.reclaimed)
+        if prepared.input.lags is not None:
+            observer.lags = prepared.input.lags
         sink = ClickHouseSink(
             client,
             topic=prepared.input.topic,
@@ -181,6 +183,8 @@ def start(
         opened.enter_context(status.asking("clickhouse", lambda: client().close()))
         if prepared.input.ends is not None:
             opened.enter_context(status.measuring(prepared.input.ends))
+        if prepared.input.silent_seconds is not None:
+            opened.enter_context(status.asking("kafka", _must_answer(prepared.input.silent_seconds)))
         if engine is not None:
             opened.enter_context(ClickHouseFront(engine, directory, read_only=True))
         if cluster.process == 0:
@@ -317,6 +321,14 @@ def _open_redis(settings: Settings, directory: DataDirectory, opened: ExitStack)
     if settings.redis_url is not None:
         return settings.redis_url.get_secret_value()
     return opened.enter_context(RedisServer(directory.redis)).url
+
+
+def _must_answer(silent_seconds: Callable[[], float]) -> Callable[[], None]:
+    def ask() -> None:
+        if silent_seconds() > ASK_SECONDS:
+            raise TallyError("Kafka does not answer")
+
+    return ask
 
 
 def _now_us() -> int:

@@ -153,6 +153,10 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         """Of each partition of this process, the offset after the last message that can be read, as last seen."""
         return self._reader.ends()
 
+    def silent_seconds(self) -> float:
+        """Since Kafka last answered; may be asked by any thread."""
+        return self._reader.silent_seconds()
+
     def events_read(self) -> int:
         """How many events this run has read; may be asked by any thread."""
         return sum(part.events_read() for part in list(self._parts.values()))

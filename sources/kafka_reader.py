@@ -142,6 +142,10 @@ class Reader:
         """Of each partition, the offset after the last message that can be read, as the keeper saw it last."""
         return [(feed.partition, feed.ends.stable) for feed in self._all().values() if feed.ends is not None]
 
+    def silent_seconds(self) -> float:
+        """Since the keeper last had an answer."""
+        return time.monotonic() - self._looked_at
+
     def close(self) -> None:
         """End the threads; waits a few seconds for them at most."""
         self._closing.set()

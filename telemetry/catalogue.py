@@ -107,14 +107,14 @@ LAG = Metric(
     "tally_lag_offsets",
     Kind.GAUGE,
     "offsets",
-    "How far the next offset is from the end of the partition (Kafka only).",
+    "From the next offset to the end of the partition: messages, markers, and those of open transactions (Kafka only).",
     ("partition",),
 )
 LAG_SECONDS = Metric(
     "tally_lag_seconds",
     Kind.GAUGE,
     "seconds",
-    "Age of the newest log time read while there is more to read, else 0 (Kafka only).",
+    "Age of the next message to be read, at most; 0 where there is none (Kafka only).",
     ("partition",),
 )
 POLLED = Metric(

@@ -28,8 +28,6 @@ class PartitionVitals:
     moved_at: float
     position: int | None = None
     messages: int = 0
-    log_time_us: int | None = None
-    """Of the newest message read."""
     end: int | None = None
     """Where the log ended when it was last asked for."""
     waiting_since: float | None = None

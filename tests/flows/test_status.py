@@ -21,6 +21,7 @@ from domain.values import RawBatch
 from flows.metering import build
 from flows.observed import ObservedClaims, ObservedSource, Observer
 from flows.run import run
+from sources.kafka_feed import Lag
 from telemetry import catalogue
 from telemetry.health import Limits, Phase, alive, ready
 from telemetry.vitals import Vitals
@@ -233,16 +234,24 @@ def test_services_that_are_silent_are_seen() -> None:
 
 
 def test_lag_is_told_in_offsets_and_seconds() -> None:
-    observer = Observer(Vitals(Clock()), wall=lambda: 1_700_000_000.0)
+    observer = Observer(Vitals(Clock()))
     seen = observer.vitals.opened(3)
-    raw = RawBatch("t", 3, 10, 14, [], [], [], 14, 14, log_time_us=1_699_999_990_500_000)
     assert not any(name[0].startswith("tally_lag") for name in samples(observer.recorder.text()))
-    observer.read(seen, raw)
-    for end, offsets, seconds in ((20, 6, 9.5), (14, 0, 0), (10, 0, 0)):
-        observer.vitals.measured([(3, end)])
-        found = samples(observer.recorder.text())
-        assert (found["tally_lag_offsets", "3"], found["tally_lag_seconds", "3"]) == (offsets, seconds)
-        assert found["tally_position_offset", "3"] == 14 and found["tally_messages_total", "3"] == 4
+    observer.read(seen, RawBatch("t", 3, 10, 14, [], [], [], 14, 14))
+    observer.lags = lambda: {3: Lag(6, 9.5)}
+    found = samples(observer.recorder.text())
+    assert (found["tally_lag_offsets", "3"], found["tally_lag_seconds", "3"]) == (6, 9.5)
+    assert found["tally_position_offset", "3"] == 14 and found["tally_messages_total", "3"] == 4
+
+
+def test_a_batch_that_only_tells_the_time_moves_nothing() -> None:
+    clock = Clock()
+    observer = Observer(Vitals(clock))
+    seen = observer.vitals.opened(3)
+    observer.read(seen, RawBatch("t", 3, 10, 14, [], [], [], 14, 14))
+    clock.now += 70
+    observer.read(seen, RawBatch("t", 3, 14, 14, [], [], [], 14, 14))
+    assert seen.moved_at == clock.now - 70
 
 
 def test_signals_are_timed_from_the_log_time_where_that_is_a_clock() -> None:
