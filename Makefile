@@ -5,15 +5,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# Against the schemas of Kubernetes; kustomize's own file and the catalog are none.
+MANIFESTS := $(filter-out %/kustomization.yaml %/catalog.yaml,$(wildcard deploy/kubernetes/*.yaml))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-crash lint format docs bench services clean
+.PHONY: help demo test test-crash test-image lint format docs bench services clean
 
 help:
 	@echo "make demo        see what tallyflow does, with embedded engines and sample events"
 	@echo "make test        run the tests"
 	@echo "make test-crash  run the tests that kill processes (minutes)"
-	@echo "make lint        ruff, mypy and the import contracts"
+	@echo "make test-image  install without the embedded engines and run as the image does (a minute)"
+	@echo "make lint        ruff, mypy, the import contracts, and what is deployed"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make docs        write the reference pages anew"
 	@echo "make bench       measure"
@@ -36,11 +39,17 @@ test: $(STAMP)
 test-crash: $(STAMP)
 	$(BIN)/python -m pytest -m crash
 
+test-image: $(STAMP)
+	$(BIN)/python -m pytest -m image
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/kubernetes-validate --strict --quiet $(MANIFESTS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
