@@ -9,7 +9,7 @@ STAMP := $(VENV)/.stamp
 MANIFESTS := $(filter-out %/kustomization.yaml %/catalog.yaml,$(wildcard deploy/kubernetes/*.yaml))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-crash test-image lint format docs bench services clean
+.PHONY: help demo test test-crash test-image lint format docs bench bench-latency services clean
 
 help:
 	@echo "make demo        see what tallyflow does, with embedded engines and sample events"
@@ -19,7 +19,8 @@ help:
 	@echo "make lint        ruff, mypy, the import contracts, and what is deployed"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make docs        write the reference pages anew"
-	@echo "make bench       measure"
+	@echo "make bench       measure throughput and memory"
+	@echo "make bench-latency  measure the time from an event to its signal"
 	@echo "make services    Kafka, Redis and ClickHouse on loopback until Ctrl-C; needs Java 17 and Maven"
 	@echo "make clean       remove the virtual environment and everything generated"
 
@@ -60,6 +61,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+bench-latency: $(STAMP)
+	$(BIN)/python -m bench.latency
 
 services: $(STAMP)
 	@exec $(BIN)/python -m tests.services

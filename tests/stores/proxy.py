@@ -41,6 +41,13 @@ class Proxy:
         for each in [self._listener, *self._sockets]:
             _close(each)
 
+    def fail_over(self, url: str) -> None:
+        """From now on another Redis is behind the address; connections are cut."""
+        self._behind = urlsplit(url)
+        cut, self._sockets = self._sockets, []
+        for each in cut:
+            _close(each)
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:

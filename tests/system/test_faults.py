@@ -1,0 +1,94 @@
+"""Services that fail under a running flow: it comes back by itself, and the rows are the oracle's."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import redis
+from tallyflow import Quotas
+
+from tests.services.redis_cluster import RedisCluster, RedisNode
+from tests.stores.proxy import Proxy
+from tests.system.system import System, check_quotas
+from tests.system.traffic import Traffic
+
+
+def test_redis_is_emptied(system: System) -> None:
+    traffic = Traffic(seed=11)
+    with system.flow() as flow:
+        system.emit(traffic.events(300))
+        system.settle(flow)
+        with redis.Redis.from_url(system.redis_url) as client:
+            client.flushall()
+        system.emit(traffic.events(300))
+        system.settle(flow)
+        assert flow.exits, "the flow has to start again"
+    system.check()
+
+
+def test_redis_fails_over_to_a_replica_that_lags(system: System, tmp_path: Path) -> None:
+    """It answers at the same address, without the claims (and the quota states) of the last events."""
+    traffic = Traffic(seed=14)
+    with (
+        RedisNode(tmp_path / "master") as master,
+        RedisNode(tmp_path / "replica") as replica,
+        Proxy(master.url) as address,
+    ):
+        replica.follow(master)
+        system.redis_url = address.url
+        with system.flow() as flow:
+            system.emit(traffic.events(200))
+            system.settle(flow)
+            replica.follow(None)
+            system.emit(traffic.events(200))
+            system.settle(flow)
+            assert len(replica.client.keys("*")) < len(master.client.keys("*"))
+            address.fail_over(replica.url)
+            system.emit(traffic.events(200))
+            system.settle(flow)
+            assert flow.exits, "the flow has to start again"
+    system.check()
+
+
+def test_claims_and_quotas_in_a_redis_cluster(system: System, redis_cluster: RedisCluster) -> None:
+    """Three masters: the same emitter, the same flow, the same rows."""
+    redis_cluster.flush()
+    traffic = Traffic(seed=15)
+    system.redis_url, system.claim_shards = redis_cluster.url, 6
+    with system.flow() as flow:
+        system.emit(traffic.events(300))
+        system.settle(flow)
+        redis_cluster.masters[1].client.flushall()
+        system.emit(traffic.events(200))
+        system.settle(flow)
+    found = system.check()
+    keys = [len(node.client.keys("*")) for node in redis_cluster.masters]
+    assert all(keys), f"every master has a part: {keys}"
+    with Quotas(redis_cluster.url, cluster=True) as quotas:
+        check_quotas(found, quotas)
+
+
+def test_the_broker_restarts(system: System) -> None:
+    traffic = Traffic(seed=12)
+    with system.flow() as flow:
+        system.emit(traffic.events(200))
+        system.kafka.stop()
+        system.kafka.start()
+        system.emit(traffic.events(200))
+        system.settle(flow)
+    system.check()
+
+
+def test_clickhouse_is_away(system: System) -> None:
+    """For longer than the flow waits for it, so that the supervisor has to start it more than once."""
+    traffic = Traffic(seed=13)
+    with system.flow() as flow:
+        system.emit(traffic.events(200))
+        system.clickhouse.kill()
+        system.emit(traffic.events(200))
+        time.sleep(8)
+        system.clickhouse.start()
+        system.emit(traffic.events(100))
+        system.settle(flow)
+    system.check()
