@@ -54,6 +54,7 @@ COLUMNS = {
     "start": "The first local day of the subscription.",
     "end": "The local day before which it ends, as the event has left it; null: open.",
     "timezone": "The subscription's zone.",
+    "plan_from": "From when the plan holds: until the subscription's next plan, or its end.",
     "next_offset": "The first offset that is not counted yet.",
     "messages": "Messages counted so far.",
     "events": "Events counted so far.",

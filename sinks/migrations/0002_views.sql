@@ -215,6 +215,50 @@ SELECT
 FROM quotas FINAL
 WHERE inputs != 0;
 
+-- Who is on which plan by subscriptions that events made, past ones and those to come. Of what was planned for the same
+-- time, the later word holds. A subscription that ended on its first day never was.
+CREATE VIEW subscriptions_current AS
+WITH
+    -- A subscription is made by its create; the same start and zone may be made again once it was taken back.
+    numbered AS
+    (
+        SELECT
+            *,
+            countIf(action = 'create') OVER (
+                PARTITION BY log_topic, log_partition, subject, start, timezone ORDER BY log_offset, log_index
+                ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+            ) AS made
+        FROM subscriptions FINAL
+    ),
+    judged AS
+    (
+        SELECT
+            *,
+            last_value(end) OVER whole AS last_end,
+            argMaxIf(effective_from, (log_offset, log_index), action = 'end') OVER whole AS ended_at,
+            countIf(action = 'end') OVER whole AS ends,
+            countIf(action = 'change') OVER later AS changes_later,
+            minIf(effective_from, action = 'change') OVER later AS replaced_from
+        FROM numbered
+        WINDOW
+            whole AS (
+                PARTITION BY log_topic, log_partition, subject, start, timezone, made ORDER BY log_offset, log_index
+                ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+            ),
+            later AS (
+                PARTITION BY log_topic, log_partition, subject, start, timezone, made ORDER BY log_offset, log_index
+                ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
+            )
+    )
+SELECT
+    subject, start, last_end AS end, timezone, plan, effective_from AS plan_from,
+    log_topic, log_partition, log_offset, log_index
+FROM judged
+WHERE action != 'end'
+    AND (last_end IS NULL OR last_end != start)
+    AND (ends = 0 OR effective_from < ended_at)
+    AND (changes_later = 0 OR effective_from < replaced_from);
+
 -- What was rejected, why, and how recently; example is the detail of the latest.
 CREATE VIEW rejects_by_reason AS
 SELECT

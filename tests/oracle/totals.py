@@ -411,9 +411,9 @@ def text_of(data: Any, path: str) -> str:
     return "" if value is None else text_form(value)
 
 
-def accepted(tables: Tables, history: History) -> Iterator[tuple[Position, Event]]:
-    """The accepted events, in order of position, with what they fall under."""
-    register = Register()
+def accepted(tables: Tables, history: History, register: Register | None = None) -> Iterator[tuple[Position, Event]]:
+    """The accepted events, in order of position, with what they fall under; `register` follows them."""
+    register = register or Register()
     for position, row in sorted(tables.events.items()):
         event = read(row["payload"], history)
         assert isinstance(event, Event)

@@ -12,10 +12,13 @@ from clickhouse_connect.driver.client import Client
 
 from domain.values import Position, Reason, Refusal
 from sinks import rows
-from tests.oracle.totals import Row
+from tests.oracle.catalogs import History, load
+from tests.oracle.subscriptions import Register
+from tests.oracle.totals import Row, accepted
 from tests.sinks import samples
 from tests.sinks.samples import MARCH, us
 from tests.sinks.workload_run import Run
+from tests.workload import kitchen_sink_catalog
 
 PERIOD = f"subject, plan, price, {us('period_start', 'period_end')}"
 VIEWS = (
@@ -23,6 +26,7 @@ VIEWS = (
     "cost_by_window",
     "rated_usage_current",
     "quota_status",
+    "subscriptions_current",
     "rejects_by_reason",
     "completeness",
 )
@@ -89,6 +93,22 @@ def test_every_partition_balances(run: Run) -> None:
         )
         for (_, partition), row in sorted(run.tables.progress.items())
     ]
+
+
+def test_subscriptions_are_what_the_events_left(run: Run) -> None:
+    register = Register()
+    list(accepted(run.tables, History([load(1, 0, kitchen_sink_catalog())]), register))
+    wanted = {
+        (partition, subject, live.start, live.end, live.zone, plan, since)
+        for (partition, subject), lives in register.known.items()
+        for live in lives
+        for since, plan in live.plans
+        if since < live.last
+    }
+    sql = f"SELECT log_partition, subject, start, end, timezone, plan, {us('plan_from')} FROM subscriptions_current"
+    found = run.client.query(sql).result_rows
+    assert len(found) == len(set(found)) > 20
+    assert set(found) == wanted
 
 
 def test_completeness_is_cut_at_what_is_counted(client: Client) -> None:
