@@ -222,13 +222,16 @@ def assign(
     if not live:
         return known, subject_of
     account_of = subject_of.copy()
+    order = subject_of.argsort(kind="stable")
+    firsts = subject_of[order].searchsorted(np.arange(len(subjects) + 1))
     for number, subject in enumerate(subjects):
         for since, segments in live.get(subject, ()):
             whole = together(segments, seeds.get(subject, ()))
             if since == 0:
                 known[number] = whole
             else:
-                account_of[(subject_of == number) & (places >= since)] = len(known)
+                rows = order[firsts[number] : firsts[number + 1]]
+                account_of[rows[places[rows] >= since]] = len(known)
                 known.append(whole)
     return known, account_of
 
