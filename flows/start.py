@@ -188,7 +188,8 @@ def start(
         if engine is not None:
             opened.enter_context(ClickHouseFront(engine, directory, read_only=True))
         if cluster.process == 0:
-            quotas.restore(lambda: open_quotas(client, prepared.applied.history, _now_us()))
+            ledger = ledger_of(admin, prepared.input.topic)
+            quotas.restore(ledger, lambda: open_quotas(client, prepared.applied.history, _now_us()))
         yield Deployment(
             flow,
             RecoveryConfig(str(prepared.store)),

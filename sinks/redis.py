@@ -221,13 +221,15 @@ class RedisSink(SharedSink[Watched]):
         self._failure: BaseException | None = None
         super().__init__(lambda: RedisOutlet(self._quotas(), channel, self._raise))
 
-    def restore(self, fields: Callable[[], Iterable[QuotaField]]) -> None:
+    def restore(self, ledger: str, fields: Callable[[], Iterable[QuotaField]]) -> None:
         """Write all open quotas beside the flow that is about to run, unless this Redis was given them before.
 
         Args:
+            ledger: Whose quotas they are; those of another are dropped before this returns.
             fields: Reads them; called on another thread, if at all. What it raises stops the flow at a barrier.
         """
         quotas = self._quotas()
+        quotas.adopt(ledger)
         thread = threading.Thread(target=self._restore, args=(quotas, fields), name="quota-restore", daemon=True)
         self._restoring = (quotas, thread)
         thread.start()

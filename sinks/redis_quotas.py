@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -41,7 +42,10 @@ _PASSING = re.compile(r"\b(BUSY|LOADING|READONLY|OOM|MASTERDOWN|CLUSTERDOWN|TRYA
 
 _SCRIPT = files(__package__).joinpath("quota.lua").read_bytes()
 _SHA = sha1(_SCRIPT, usedforsecurity=False).hexdigest()
-_RESTORED_KEY = "tallyflow:quotas:restored"
+_MARKS = "tallyflow:quotas"
+"""A hash: the ledger that all quotas are of, and the server process that was given them all."""
+
+_SCAN_KEYS = 1000
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -97,19 +101,31 @@ class Quotas:
         commands = [("PUBLISH", channel, message) for message in messages]
         self._retried(lambda: _pipelined(self._server_of(channel), commands))
 
+    def adopt(self, ledger: str) -> int:
+        """Drop every quota, unless they are known to be of this ledger; returns how many hashes were dropped.
+
+        Totals of another ledger may be higher, and would never be replaced. To be called before the flow runs.
+        """
+        if self._retried(lambda: self._marks().hget(_MARKS, "ledger")) == ledger.encode():
+            return 0
+        dropped = self._retried(self._drop)
+        self._retried(lambda: self._marks().delete(_MARKS))
+        self._retried(lambda: self._marks().hset(_MARKS, "ledger", ledger))
+        return dropped
+
     def was_restored(self) -> bool:
         """Whether this very server process was given everything before, and was not flushed since.
 
         Of a cluster this is not known: one of its nodes may have lost its part.
         """
         run_id = self._retried(self._run_id)
-        return run_id is not None and self._retried(lambda: self._redis().get(_RESTORED_KEY)) == run_id
+        return run_id is not None and self._retried(lambda: self._marks().hget(_MARKS, "restored")) == run_id
 
     def note_restored(self) -> None:
         """Record that this server process was given everything."""
         run_id = self._retried(self._run_id)
         if run_id is not None:
-            self._retried(lambda: self._redis().set(_RESTORED_KEY, run_id))
+            self._retried(lambda: self._marks().hset(_MARKS, "restored", run_id))
 
     def give_up(self) -> None:
         """Let a call under way fail soon, and every later one at once."""
@@ -137,6 +153,19 @@ class Quotas:
         for subject, group in by_subject.items():
             by_server.setdefault(self._server_of(quota_key(subject)), []).append(group)
         yield from by_server.items()
+
+    def _marks(self) -> Any:
+        return self._server_of(_MARKS)
+
+    def _drop(self) -> int:
+        client, dropped = self._redis(), 0
+        nodes = client.get_primaries() if self._is_cluster else []
+        for server in [client.get_redis_connection(node) for node in nodes] or [client]:
+            keys = server.scan_iter(match=quota_key("*"), count=_SCAN_KEYS)
+            while chunk := list(islice(keys, _SCAN_KEYS)):
+                _pipelined(server, [("UNLINK", key) for key in chunk])  # one by one: they are of many slots
+                dropped += len(chunk)
+        return dropped
 
     def _server_of(self, key: str) -> Any:
         """A plain client of the server that has a key: redis-py's own routing costs ten times as much a command."""

@@ -33,15 +33,17 @@ MARCH = 2_087_942_400_000_000
 NOW = MARCH + DAY_US
 WAIT_SECONDS_MAX = 10.0
 CHANNEL = "usage.signals"
+LEDGER = "usage@1"
 numbers = count()
 
 
 @pytest.fixture
 def url(redis_url: str) -> Iterator[str]:
-    """An empty database."""
+    """A database without quotas, which served `LEDGER` before."""
     own = f"{redis_url}{'&' if '?' in redis_url else '?'}db=9"
     with redis.Redis.from_url(own) as client:
         client.flushdb()
+        client.hset("tallyflow:quotas", "ledger", LEDGER)
     yield own
     with redis.Redis.from_url(own) as client:
         client.flushdb()
@@ -140,7 +142,7 @@ def test_another_plan_in_the_same_period_counts_from_zero_again(url: str, client
         part.snapshot()
         assert (held(client)["plan"], held(client)["inputs"]) == ("large", 1)
     with sink_of(url) as sink:
-        sink.restore(lambda: [field(5, plan="small")])
+        sink.restore(LEDGER, lambda: [field(5, plan="small")])
         sink.wait_restored()
         assert (held(client)["plan"], held(client)["inputs"]) == ("large", 1)
 
@@ -216,7 +218,7 @@ def test_a_hash_expires_some_time_after_the_last_of_its_periods(url: str, client
     assert abs(client.pttl("quota:{a}") + time.time() * 1000 - end) < 2000
     long_ago = field(1, subject="old", start=clock - 60 * DAY_US)
     assert quotas.write([long_ago], live=True) == 0
-    assert client.keys() == ["quota:{a}"], "what ended long ago is not written at all"
+    assert client.keys("quota:*") == ["quota:{a}"], "what ended long ago is not written at all"
     quotas.close()
 
 
@@ -374,7 +376,7 @@ def test_after_a_flush_every_open_quota_is_written_again(url: str, client: Any) 
 
     def start() -> None:
         with sink_of(url) as sink:
-            sink.restore(read)
+            sink.restore(LEDGER, read)
             sink.wait_restored()
 
     start()
@@ -392,9 +394,25 @@ def test_another_redis_process_may_have_lost_quotas(tmp_path: Path) -> None:
     reads = []
     for _ in range(2):
         with RedisServer(tmp_path) as server, sink_of(server.url) as sink:
-            sink.restore(lambda: reads.append(1) or [field(1)])  # type: ignore[func-returns-value]
+            sink.restore(LEDGER, lambda: reads.append(1) or [field(1)])  # type: ignore[func-returns-value]
             sink.wait_restored()
     assert len(reads) == 2
+
+
+def test_quotas_of_another_ledger_are_dropped(url: str, client: Any) -> None:
+    """They may be higher than those of this one will ever be."""
+
+    def start(ledger: str, *fields: QuotaField) -> None:
+        with sink_of(url) as sink:
+            sink.restore(ledger, lambda: fields)
+            sink.wait_restored()
+
+    start("usage@1", *(field(900, subject=f"s{n}") for n in range(2500)))
+    client.set("other", "stays")
+    start("usage@2", field(1, subject="s7"))
+    assert client.keys("quota:*") == ["quota:{s7}"]
+    assert held(client, "s7")["inputs"] == 1
+    assert client.get("other") == "stays"
 
 
 def test_a_restore_beside_the_flow_turns_nothing_back(url: str, client: Any) -> None:
@@ -402,7 +420,7 @@ def test_a_restore_beside_the_flow_turns_nothing_back(url: str, client: Any) -> 
         part = sink.build_part("step", "00", None)
         part.write_batch([watched(used(9, plan="pro"))])
         part.snapshot()
-        sink.restore(lambda: [field(7), field(3, subject="b")])
+        sink.restore(LEDGER, lambda: [field(7), field(3, subject="b")])
         part.snapshot()
         sink.wait_restored()
         assert (held(client)["inputs"], held(client, "b")["inputs"]) == (9, 3)
@@ -415,7 +433,7 @@ def test_a_restore_that_fails_stops_the_flow_at_a_barrier(url: str) -> None:
     with sink_of(url) as sink:
         part = sink.build_part("step", "00", None)
         part.write_batch([watched(used(1))])
-        sink.restore(broken)
+        sink.restore(LEDGER, broken)
         with pytest.raises(TallyError, match="no quotas"):
             sink.wait_restored()
         with pytest.raises(TallyError, match="no quotas"):
@@ -423,13 +441,21 @@ def test_a_restore_that_fails_stops_the_flow_at_a_barrier(url: str) -> None:
 
 
 def test_closing_ends_every_thread(tmp_path: Path) -> None:
+    """Also those that try again and again to reach Redis."""
     before = threading.active_count()
-    with RedisServer(tmp_path) as server:
-        url = server.url
-    with sink_of(url, wait_seconds=3600) as sink:
+    gone = threading.Event()
+
+    def read() -> Iterator[QuotaField]:
+        assert gone.wait(WAIT_SECONDS_MAX)
+        yield field(1)
+
+    server = RedisServer(tmp_path)
+    with sink_of(server.start(), wait_seconds=3600) as sink:
         part = sink.build_part("step", "00", None)
+        sink.restore(LEDGER, read)
+        server.stop()
+        gone.set()
         part.write_batch([watched(used(1))])
-        sink.restore(lambda: [field(1)])
         time.sleep(0.1)
     assert threading.active_count() == before
 
@@ -479,7 +505,7 @@ def test_after_a_cluster_was_flushed_every_open_quota_is_written_again(redis_clu
     redis_cluster.flush()
     for _ in range(2):
         with sink_of(redis_cluster.url) as sink:
-            sink.restore(lambda: fields)
+            sink.restore(LEDGER, lambda: fields)
             sink.wait_restored()
         with redis.RedisCluster.from_url(redis_cluster.url, decode_responses=True) as client:
             assert {held(client, f"s{n}")["inputs"] for n in range(1, 301)} == set(range(1, 301))
