@@ -165,7 +165,7 @@ def test_the_plan_that_holds_since_later_is_the_newer_one_wherever_its_periods_b
                 assert held(client)["since"] == "2036-03-15T00:00:00Z"
         assert (held(client)["plan"], held(client)["inputs"]) == ("free", 7)
     with sink_of(url) as sink:
-        sink.restore(lambda: [field(9, plan="pro")._replace(since_us=MARCH + 14 * DAY_US)])
+        sink.restore(LEDGER, lambda: [field(9, plan="pro")._replace(since_us=MARCH + 14 * DAY_US)])
         sink.wait_restored()
         assert held(client)["plan"] == "free"
 
