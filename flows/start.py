@@ -45,6 +45,7 @@ from engines.front import ClickHouseFront
 from engines.redis_server import RedisServer
 from flows import recovery
 from flows.catalogs import Applied, apply_catalog, judge_catalog, sha256_of
+from flows.forget import Forgetting, stepping, written_log_times
 from flows.inputs import Input, open_input, topic_of
 from flows.metering import build
 from flows.observed import ObservedClaims, ObservedSource, Observer
@@ -185,6 +186,14 @@ def start(
             opened.enter_context(status.measuring(prepared.input.ends))
         if prepared.input.silent_seconds is not None:
             opened.enter_context(status.asking("kafka", _must_answer(prepared.input.silent_seconds)))
+        if cluster.process == 0 and prepared.input.monotone:
+            forgetting = Forgetting(
+                prepared.claims,
+                prepared.input.partitions,
+                lambda: written_log_times(client, prepared.input.topic),
+                lambda: sink.barriers,
+            )
+            opened.enter_context(stepping(forgetting))
         if engine is not None:
             opened.enter_context(ClickHouseFront(engine, directory, read_only=True))
         if cluster.process == 0:

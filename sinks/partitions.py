@@ -12,6 +12,7 @@ connections as few, as if there were one partition. No state is kept, so partiti
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -51,9 +52,10 @@ class Outlet(Protocol[X]):
 
 
 class _Partition(StatefulSinkPartition[X, None], Generic[X]):
-    def __init__(self, sink: SharedSink[X], outlet: Outlet[X]) -> None:
+    def __init__(self, sink: SharedSink[X], outlet: Outlet[X], name: str) -> None:
         self._sink = sink
         self._outlet = outlet
+        self._name = name
 
     @override
     def write_batch(self, values: list[X]) -> None:
@@ -63,6 +65,7 @@ class _Partition(StatefulSinkPartition[X, None], Generic[X]):
     def snapshot(self) -> None:
         """Flush what this process took, so at least what this partition was given."""
         self._outlet.flush()
+        self._sink.barriers[self._name] += 1
 
     @override
     def close(self) -> None:
@@ -85,6 +88,8 @@ class SharedSink(FixedPartitionedSink[X, None], Generic[X]):
         self._lock = threading.Lock()
         self._outlet: Outlet[X] | None = None
         self._users = 0
+        self.barriers: Counter[str] = Counter()
+        """By partition of this process, how many epochs it has seen closing."""
 
     def close(self) -> None:
         """End what the flow leaves behind when it fails; what is not written yet is dropped."""
@@ -108,7 +113,7 @@ class SharedSink(FixedPartitionedSink[X, None], Generic[X]):
             if self._outlet is None:
                 self._outlet = self._open()
             self._users += 1
-            return _Partition(self, self._outlet)
+            return _Partition(self, self._outlet, for_part)
 
     def closed(self, outlet: Outlet[X]) -> None:
         """Note that a partition ended; with the last one its outlet does."""

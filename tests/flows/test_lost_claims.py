@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.stores.proxy import Proxy
 SMALL: dict[str, Any] = {
     "batch_rows_max": 10,
     "epoch_seconds": 0.2,
-    "flush_seconds": 0.1,
+    "flush_rows_max": 20,
     "claim_shards": 3,
     "redis_wait_seconds": 20,
     "lease_seconds": 600,
@@ -40,7 +41,7 @@ def node(tmp_path: Path) -> Iterator[RedisNode]:
 
 def interrupted(place: Place, url: str, things: dict[int, Callable[[], None]]) -> None:
     """A run from where it was, in which Redis loses claims."""
-    disturb = Disturb(things)
+    disturb = Disturb({10: lambda: time.sleep(0.3), **things})  # so that ClickHouse has some rows
     with pytest.raises(ClaimsLost, match="restart"):
         place.run(CATALOG, disturb, redis_url=url, **SMALL)
     assert disturb.done
@@ -98,7 +99,7 @@ def test_a_cluster_loses_a_node_and_promotes_a_replica_that_lags(place: Place, s
 
         place.write(small.whole)
         interrupted(place, other.url, {12: master.client.flushall})
-        interrupted(place, other.url, {8: lambda: cluster.cut_off(master), 25: fail_over})
+        interrupted(place, other.url, {9: lambda: cluster.cut_off(master), 25: fail_over})
         check(place.run(None, workers=2, redis_url=other.url, **SMALL).tables, small.wanted)
 
 
