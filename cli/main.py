@@ -19,6 +19,7 @@ from cli.ingest_key import ingest_key_command
 from cli.migrate import migrate_command
 from cli.query import query_command
 from cli.run import run_command
+from cli.webhooks import webhooks
 from domain.ports import TallyError
 from flows.start import use_packaged_time_zones
 from telemetry import logs
@@ -43,6 +44,7 @@ commands.command("ingest-key", short_help="Make an API key for the ingest.")(ing
 convert = typer.Typer(help="Turn other records into usage events.", no_args_is_help=True, rich_markup_mode=None)
 convert.command("access-log", short_help="Turn a web server's access log into usage events.")(convert_access_log)
 commands.add_typer(convert, name="convert")
+commands.add_typer(webhooks, name="webhooks", short_help="Deliver signals over HTTP.")
 
 
 def _print_version(wanted: bool) -> None:

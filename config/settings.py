@@ -133,6 +133,17 @@ class Settings(BaseSettings):
     signals_channel: str = Field(
         "usage.signals", min_length=1, max_length=200, description="The Redis channel that signals are published on."
     )
+    webhooks_file: Path | None = Field(
+        None, description="The file of endpoints that `tally webhooks` delivers signals to (docs/webhooks.md)."
+    )
+    webhooks_group: str = Field(
+        "tallyflow-webhooks",
+        pattern=r"^[A-Za-z0-9._-]{1,249}$",
+        description="The consumer group whose members share the delivery of webhooks.",
+    )
+    webhooks_undelivered_max: int = Field(
+        10_000, ge=100, le=1_000_000, description="Most signals that `tally webhooks` holds undelivered in memory."
+    )
     clickhouse_url: Annotated[SecretStr, _url(("http", "https"), "http://user:password@host:8123/tallyflow")] | None = (
         Field(
             None,

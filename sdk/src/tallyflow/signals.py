@@ -25,7 +25,7 @@ import redis
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import MemberState, OffsetAndMetadata
 
 from tallyflow._names import broker_list
 
@@ -36,6 +36,8 @@ POLL_SECONDS_MAX = 0.5
 COMMIT_SECONDS_MAX = 1.0
 CONNECT_SECONDS_MAX = 10.0
 RECONNECT_SECONDS_MAX = 2.0
+JOIN_POLL_SECONDS = 2.0
+REJOIN_SECONDS_MAX = 30.0
 POLL_SIGNALS_MAX = 100
 
 T = TypeVar("T")
@@ -233,13 +235,8 @@ class _KafkaSource:
     def __init__(self, brokers: list[str], topic: str, group: str, start: str, options: dict[str, Any]) -> None:
         self._handled: dict[Any, int] = {}
         self._committed_at = time.monotonic()
-        clients = []
-
-        def client(**configs: Any) -> Any:
-            clients.append(KafkaNetClient(**configs))
-            return clients[-1]
-
-        settings = {
+        self._brokers, self._topic = brokers, topic
+        self._settings = {
             "reconnect_backoff_max_ms": int(RECONNECT_SECONDS_MAX * 1000),
             "metrics_enabled": False,
             "client_id": "tallyflow-sdk",
@@ -252,23 +249,51 @@ class _KafkaSource:
             "isolation_level": "read_committed",
             "max_poll_records": POLL_SIGNALS_MAX,
             "bootstrap_timeout_ms": int(CONNECT_SECONDS_MAX * 1000),
-            "kafka_client": client,
         }
-        try:
-            self._consumer = KafkaConsumer(topic, **settings)
-        except KafkaError as error:
-            for left in clients:  # its thread would go on for ever
-                left.close()
-            raise SignalsUnreachable(f"cannot read signals from {','.join(brokers)}: {error}") from error
+        self._consumer = self._open()
+        self._stable_at = time.monotonic()
 
     def poll(self, seconds_max: float) -> list[_Message[tuple[Any, int]]]:
         self._commit(COMMIT_SECONDS_MAX)
-        found = self._consumer.poll(timeout_ms=int(seconds_max * 1000))
+        wait = seconds_max if self._is_member() else max(seconds_max, JOIN_POLL_SECONDS)
+        found = self._consumer.poll(timeout_ms=int(wait * 1000))
         return [
             _Message(record.value or b"", (partition, record.offset))
             for partition, records in found.items()
             for record in records
         ]
+
+    def _open(self) -> Any:
+        clients = []
+
+        def client(**configs: Any) -> Any:
+            clients.append(KafkaNetClient(**configs))
+            return clients[-1]
+
+        try:
+            return KafkaConsumer(self._topic, **self._settings, kafka_client=client)
+        except KafkaError as error:
+            for left in clients:  # its thread would go on for ever
+                left.close()
+            raise SignalsUnreachable(f"cannot read signals from {','.join(self._brokers)}: {error}") from error
+
+    def _is_member(self) -> bool:
+        """Whether the group is stable. A new consumer if it has not become so for long.
+
+        In kafka-python 3.0.12 a member whose joining does not end within one `poll` may never be done with it: it
+        reads, but may not commit, and has no heartbeat.
+        """
+        now = time.monotonic()
+        if self._consumer.group_metadata().state == MemberState.STABLE:
+            self._stable_at = now
+            return True
+        if now - self._stable_at > REJOIN_SECONDS_MAX:
+            log.warning("this member cannot join its group: it leaves and joins anew")
+            self._handled.clear()
+            self._consumer.close(autocommit=False, timeout_ms=2000)
+            self._consumer = self._open()
+            self._stable_at = time.monotonic()
+        return False
 
     def handled(self, message: _Message[tuple[TopicPartition, int]]) -> None:
         partition, offset = message.place
