@@ -71,9 +71,13 @@ def check_command(
 def _catalog(given: str | None, settings: Settings) -> str:
     """Whether it is valid, and may follow the one that is applied."""
     text = read_catalog(given)
-    with _applied(settings) as client:
+    with _applied(settings) as (client, known):
         judged = None if client is None else judge_catalog(client, text)
-    if judged is None:
+    if not known:
+        if text is None:
+            return "none given; see clickhouse for whether one is applied"
+        catalog, what = load_catalog(text), "is valid, and was not compared with the one applied (see clickhouse)"
+    elif judged is None:
         if text is None:
             return f"none given; a first run begins with the sample {DEFAULT_SAMPLE}"
         catalog, what = load_catalog(text), "becomes version 1"
@@ -87,17 +91,25 @@ def _catalog(given: str | None, settings: Settings) -> str:
 
 
 @contextmanager
-def _applied(settings: Settings) -> Iterator[Client | None]:
-    """A client of the database with the applied catalogs; None if there is none yet (another check says why)."""
+def _applied(settings: Settings) -> Iterator[tuple[Client | None, bool]]:
+    """A client of the database with the applied catalogs, None without one, and whether that is known.
+
+    It is not where ClickHouse cannot be used: another check says why.
+    """
     directory = DataDirectory(settings.data_dir)
     if settings.clickhouse_url is not None:
-        with clickhouse.connect(**clickhouse_options(settings)) as client:
-            yield client if client.command("EXISTS TABLE catalogs") else None
+        try:
+            connected = clickhouse.connect(**clickhouse_options(settings))
+        except TallyError:
+            yield None, False
+            return
+        with connected as client, named_errors():
+            yield (client if client.command("EXISTS TABLE catalogs") else None), True
     elif directory.read("deployment") is None:
-        yield None
+        yield None, True
     else:
         with open_reader(directory, migrate.DATABASE) as client:
-            yield client
+            yield client, True
 
 
 def _input(source: str | None, settings: Settings) -> str:

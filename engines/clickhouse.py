@@ -72,7 +72,10 @@ class EmbeddedClickHouse:
         try:
             return clickhouse_connect.get_client(interface="chdb", path=str(self.path), database=database or "default")
         except ClickHouseError as error:
-            raise refused(error, f"the embedded ClickHouse in {self.path}", database) from error
+            where = f"the embedded ClickHouse in {self.path}"
+            if getattr(error, "code", None) == UNKNOWN_DATABASE:
+                raise TallyError(f"{where} has no database {database!r} yet: let `tally run` make it") from error
+            raise refused(error, where, database) from error
 
     def connection(self) -> Connection:
         """A new raw connection, to be closed by its user; it takes and gives bytes in any format.

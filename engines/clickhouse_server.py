@@ -121,7 +121,7 @@ def refused(error: BaseException, where: str, database: str | None, password: st
     """What a client's error means, and what to do about it; without the password."""
     code = getattr(error, "code", None)
     if code == UNKNOWN_DATABASE:
-        return TallyError(f"{where} has no database {database!r} yet: `tally migrate` makes it (embedded: `tally run`)")
+        return TallyError(f"{where} has no database {database!r} yet: `tally migrate` makes it")
     if code in _AUTHENTICATION_FAILED:
         return TallyError(
             f"{where} refuses the user or the password: check TALLY_CLICKHOUSE_URL, or TALLY_CLICKHOUSE_USER and "

@@ -84,6 +84,7 @@ def configure(format: Format, level: Level) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt whose failure is raised anyway
     logging.getLogger("tally").setLevel(level.upper())
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)

@@ -32,6 +32,10 @@ def test_migrate_makes_the_database_of_the_address(inside: Inside, host: str, lo
     login = login | {"TALLY_CLICKHOUSE_URL": f"http://{host}/usage"}
     before = inside("check", **login)
     assert "clickhouse  FAULT: " in before.out and "has no database 'usage' yet: `tally migrate`" in before.out
+    assert before.out.count("FAULT") == 1 and before.err == "", "each fault is named once"
+    assert "catalog     ok: none given; see clickhouse for whether one is applied" in before.out
+    given = inside("check", "--catalog", "web", **login)
+    assert "catalog     ok: is valid, and was not compared with the one applied (see clickhouse), 1 event" in given.out
     made = inside("migrate", **login)
     assert made.code == 0 and made.out.startswith("applied 0001_tables.sql\n"), shown(made)
     assert inside("migrate", **login).out == "the schema is current\n"
