@@ -15,7 +15,7 @@ from api.ingest import Ingest, Limits
 from api.keys import KeysFile
 from api.publisher import Publisher
 from api.server import Serving, serve
-from cli.options import CatalogOption, read_catalog
+from cli.options import CatalogOption, read_catalog, start_logging
 from config.catalog import load_history
 from config.clickhouse_client import clickhouse_options
 from config.kafka_client import kafka_options
@@ -46,8 +46,7 @@ def ingest_command(
     options = _kafka_options(settings)
     keys = _keys(settings)
     catalogs = Catalogs(_loader(catalog, settings))
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("tally").setLevel(logging.INFO)
+    start_logging(settings, serves=True)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the publisher says when Kafka is away, once
     publisher = Publisher(options, settings.kafka_topic, settings.ingest_kafka_wait_seconds)
     ingest = Ingest(
@@ -108,7 +107,7 @@ def _loader(given: str | None, settings: Settings) -> Callable[[], History]:
             "tally ingest judges events by a catalog: give it --catalog, or set TALLY_CLICKHOUSE_URL to the database "
             "in which the flow keeps the applied one"
         )
-    options = clickhouse_options(settings)
+    options = clickhouse_options(settings) | {"cluster": None}  # it only reads
 
     def from_clickhouse() -> History:
         with clickhouse_server.connect(**options) as client:

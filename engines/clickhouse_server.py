@@ -127,7 +127,7 @@ def refused(error: BaseException, where: str, database: str | None, password: st
             f"{where} refuses the user or the password: check TALLY_CLICKHOUSE_URL, or TALLY_CLICKHOUSE_USER and "
             "TALLY_CLICKHOUSE_PASSWORD"
         )
-    reason = _innermost(error) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
+    reason = cause_of(error) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
     if password:
         reason = reason.replace(password, "***")
     if code == _ACCESS_DENIED:
@@ -150,7 +150,7 @@ def _remedy(error: BaseException) -> str:
     return "Is it running, and is its address right?"
 
 
-def _innermost(error: BaseException) -> str | None:
+def cause_of(error: BaseException) -> str | None:
     """What the operating system said, if anything: "Connection refused" tells more than what is wrapped around it."""
     found = None
     for cause in _causes(error):

@@ -22,6 +22,7 @@ from domain.catalog import History
 from domain.ports import Claim, ClaimRequests, Claims, Ticket
 from domain.quota import Signal
 from domain.values import Batch, RawBatch
+from engines.clickhouse_server import cause_of
 from flows.reclaim import Reclaimed
 from sources.kafka_feed import Lag
 from telemetry import catalogue
@@ -109,7 +110,8 @@ class Observer:
     def refused(self, table: str, rows: int, error: Exception) -> None:
         self.recorder.add(catalogue.FLUSH_ERRORS, 1, table)
         code = getattr(error, "code", None)
-        reason = type(error).__name__ if code is None else f"{type(error).__name__} {code}"
+        reason = cause_of(error) or type(error).__name__
+        reason = reason if code is None else f"{reason} (code {code})"
         logger().warning(Event.FLUSH_FAILED, table=table, rows=rows, reason=reason)
 
     def read(self, seen: PartitionVitals, raw: RawBatch) -> None:
