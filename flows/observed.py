@@ -98,6 +98,14 @@ class Observer:
             if log_time_us is not None:
                 self.recorder.observe(catalogue.SIGNAL_SECONDS, max(0.0, self._wall() - log_time_us / 1e6))
 
+    def sent(self, channel: str) -> Callable[[Signal], None]:
+        """What to call with each signal that a channel acknowledged."""
+
+        def told(signal: Signal) -> None:
+            self.recorder.observe(catalogue.SEND_SECONDS, max(0.0, self._wall() - signal.at_us / 1e6), channel)
+
+        return told
+
     def kept(self, shard: object, totals: int, size_bytes: int) -> None:
         self._shards[id(shard)] = (totals, size_bytes)
 

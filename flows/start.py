@@ -158,12 +158,16 @@ def start(
             wait_seconds=settings.redis_wait_seconds,
             now_us=_now_us,
             options=redis_options(settings),
+            told=observer.sent("redis"),
         )
         opened.callback(quotas.close)
         outlets: dict[str, FixedPartitionedSink[Watched, None]] = {"redis": quotas}
         if settings.kafka_brokers is not None:
             signals = KafkaSink(
-                kafka_options(settings), topic=settings.signals_topic, wait_seconds=settings.kafka_wait_seconds
+                kafka_options(settings),
+                topic=settings.signals_topic,
+                wait_seconds=settings.kafka_wait_seconds,
+                told=observer.sent("kafka"),
             )
             opened.callback(signals.close)
             outlets["kafka"] = signals

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -52,7 +52,15 @@ class KafkaOutlet:
         TallyError: Kafka cannot be reached.
     """
 
-    def __init__(self, options: Mapping[str, Any], *, topic: str, wait_seconds: float) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        *,
+        topic: str,
+        wait_seconds: float,
+        told: Callable[[Signal], None] = lambda signal: None,
+    ) -> None:
+        self._told = told
         self._topic = topic
         self._wait_seconds = wait_seconds
         self._address = _address(options)
@@ -107,6 +115,7 @@ class KafkaOutlet:
             )
         except KafkaError as error:
             raise self._failure(error) from error
+        sent.add_callback(lambda _: self._told(signal))
         with self._lock:
             self._sent.append(sent)
             if len(self._sent) > UNACKNOWLEDGED_MAX:
@@ -135,10 +144,18 @@ class KafkaSink(SharedSink[Watched]):
         options: Keyword arguments of kafka-python's clients: addresses and security.
         topic: Must exist (`ensure_topic`).
         wait_seconds: How long Kafka may take for one message, its retries included.
+        told: Called with each signal that was acknowledged, by another thread; quick, and raises nothing.
     """
 
-    def __init__(self, options: Mapping[str, Any], *, topic: str, wait_seconds: float) -> None:
-        super().__init__(lambda: KafkaOutlet(options, topic=topic, wait_seconds=wait_seconds))
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        *,
+        topic: str,
+        wait_seconds: float,
+        told: Callable[[Signal], None] = lambda signal: None,
+    ) -> None:
+        super().__init__(lambda: KafkaOutlet(options, topic=topic, wait_seconds=wait_seconds, told=told))
 
 
 def ensure_topic(

@@ -93,10 +93,18 @@ class RedisOutlet:
         quotas: The way to Redis; closed at the end.
         channel: Where signals are published.
         check: Called at each barrier; may raise.
+        told: Called with each signal that was published.
     """
 
-    def __init__(self, quotas: Quotas, channel: str, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        quotas: Quotas,
+        channel: str,
+        check: Callable[[], None] = lambda: None,
+        told: Callable[[Signal], None] = lambda signal: None,
+    ) -> None:
         self._quotas = quotas
+        self._told = told
         self._check = check
         self._channel = channel
         self._changed = threading.Condition()
@@ -176,11 +184,16 @@ class RedisOutlet:
         """Signals after the quotas they are about, so that who is told to look finds it."""
         if waiting.signals:
             self._quotas.write(waiting.urgent(), live=True)
-            self._quotas.publish(self._channel, list(map(signal_event, waiting.signals)))
+            self._publish(waiting.signals)
         fields = waiting.fields()
         while chunk := list(islice(fields, CHUNK_FIELDS)):
             self._quotas.write(chunk, live=True)
             self._publish_meanwhile()
+
+    def _publish(self, signals: list[Signal]) -> None:
+        self._quotas.publish(self._channel, list(map(signal_event, signals)))
+        for signal in signals:
+            self._told(signal)
 
     def _publish_meanwhile(self) -> None:
         """Do not let signals that came just now wait for many quotas."""
@@ -191,7 +204,7 @@ class RedisOutlet:
             self._waiting.signals = []
             urgent = signals.urgent()
         self._quotas.write(urgent, live=True)
-        self._quotas.publish(self._channel, list(map(signal_event, signals.signals)))
+        self._publish(signals.signals)
 
 
 class RedisSink(SharedSink[Watched]):
@@ -203,6 +216,7 @@ class RedisSink(SharedSink[Watched]):
         wait_seconds: How long an unreachable Redis is waited for.
         now_us: The clock that expiry goes by.
         options: More for redis-py's `from_url`: who to be, and TLS.
+        told: Called with each signal that was published, by another thread; quick, and raises nothing.
     """
 
     def __init__(
@@ -213,13 +227,14 @@ class RedisSink(SharedSink[Watched]):
         wait_seconds: float,
         now_us: Callable[[], int],
         options: Mapping[str, Any] = MappingProxyType({}),
+        told: Callable[[Signal], None] = lambda signal: None,
     ) -> None:
         self._quotas: Callable[[], Quotas] = lambda: Quotas(
             url, wait_seconds=wait_seconds, now_us=now_us, options=options
         )
         self._restoring: tuple[Quotas, threading.Thread] | None = None
         self._failure: BaseException | None = None
-        super().__init__(lambda: RedisOutlet(self._quotas(), channel, self._raise))
+        super().__init__(lambda: RedisOutlet(self._quotas(), channel, self._raise, told))
 
     def restore(self, ledger: str, fields: Callable[[], Iterable[QuotaField]]) -> None:
         """Write all open quotas beside the flow that is about to run, unless this Redis was given them before.

@@ -80,6 +80,14 @@ SIGNAL_SECONDS = Metric(
     (),
     _LATENCY,
 )
+SEND_SECONDS = Metric(
+    "tally_signal_send_seconds",
+    Kind.HISTOGRAM,
+    "seconds",
+    "From a signal being made until its channel, `kafka` or `redis`, had acknowledged it.",
+    ("channel",),
+    _FAST,
+)
 
 FLUSH_SECONDS = Metric(
     "tally_flush_seconds", Kind.HISTOGRAM, "seconds", "An insert into ClickHouse, by table.", ("table",), _FAST
@@ -143,7 +151,7 @@ ANSWERED = Metric(
 METRICS: Final = (
     BUILD, STARTED, RUNNING, CATALOG, CLAIMS_REBUILT,
     EVENTS, MESSAGES, BATCH_ROWS, STEP_SECONDS, CLAIM_SECONDS,
-    SIGNALS, SIGNAL_SECONDS,
+    SIGNALS, SIGNAL_SECONDS, SEND_SECONDS,
     FLUSH_SECONDS, FLUSH_ROWS, FLUSH_ERRORS, FLUSHED, SNAPSHOT,
     POSITION, LAG, LAG_SECONDS, POLLED,
     TOTALS, STATE, ANSWERED,

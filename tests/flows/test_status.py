@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.testing import cluster_main
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 from prometheus_client.parser import text_string_to_metric_families
 
 from domain.ports import TallyError
@@ -264,3 +265,22 @@ def test_signals_are_timed_from_the_log_time_where_that_is_a_clock() -> None:
     assert found["tally_event_to_signal_seconds_bucket", "0.15"] == 2
     assert found["tally_event_to_signal_seconds_sum",] == pytest.approx(0.24)
     assert observer.recorder.value(catalogue.SIGNALS, SignalType.EXCEEDED) == 3
+    observer.sent("redis")(signal._replace(at_us=1_699_999_999_992_000))
+    found = samples(observer.recorder.text())
+    assert found["tally_signal_send_seconds_bucket", "redis", "0.005"] == 0
+    assert found["tally_signal_send_seconds_bucket", "redis", "0.01"] == 1
+
+
+def test_inserts_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    observer = Observer(Vitals(Clock()), wall=lambda: 1_700_000_000.0)
+    refused = OperationalError("Error executing HTTP request, with customers' data in it")
+    refused.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    observer.refused("events", 500, refused)
+    observer.refused("events", 500, DatabaseError("Code: 252. Too many parts: customers' data", code=252))
+    observer.taken("events", 500, 0.2)
+    assert observer.recorder.value(catalogue.FLUSH_ERRORS, "events") == 2
+    assert observer.recorder.value(catalogue.FLUSH_ROWS, "events") == 500
+    assert observer.recorder.value(catalogue.FLUSHED) == 1_700_000_000
+    assert "clickhouse" in observer.vitals.answers
+    assert "Connection refused" in caplog.text and "DatabaseError (code 252)" in caplog.text
+    assert "customers" not in caplog.text

@@ -51,3 +51,5 @@ def test_lag_signals_and_readiness(kafka_place: KafkaPlace, kafka: Kafka) -> Non
     assert found["tally_service_answer_age_seconds", "kafka"] < SECONDS_MAX
     signals = sum(count for (name, *_), count in found.items() if name == "tally_signals_total")
     assert found["tally_event_to_signal_seconds_count",] == signals > 0
+    for channel in ("kafka", "redis"):
+        assert 0 < found["tally_signal_send_seconds_count", channel] <= signals, "the last may still be on their way"
