@@ -23,7 +23,7 @@ from tallyflow import BufferFull, EmitterClosed, Undelivered, UsageEmitter
 
 from tests.services.kafka import Kafka
 
-_PROMPT_SECONDS = 0.25
+_PROMPT_SECONDS = 1.0
 """Far more than a call that does no I/O takes on a busy machine, far less than one that waits for a broker."""
 
 

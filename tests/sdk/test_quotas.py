@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,6 +18,7 @@ from tallyflow import AsyncQuotas, QuotaCheck, Quotas, QuotasUnreachable, QuotaU
 
 from domain.quota import QuotaState
 from domain.signals_json import QuotaField, quota_key, quota_value
+from tests.services.redis_cluster import RedisCluster
 
 _NOW = datetime.now(UTC)
 _START, _END = _NOW - timedelta(days=1), _NOW + timedelta(days=1)
@@ -155,7 +157,7 @@ def test_without_an_answer_the_policy_answers_in_time(
             started = time.monotonic()
             found = check(where, "cust-1", "api", when_unreachable=policy, when_unknown="raise", timeout_seconds=0.05)
             assert found == QuotaCheck(allowed, Decimal(0), None, "unreachable", None, None, False)
-            assert time.monotonic() - started < 1, "a bound of 0.05 s on each of a few replies"
+            assert time.monotonic() - started < 2, "a bound of 0.05 s on each of a few replies"
         with pytest.raises(QuotasUnreachable) as caught:
             check(where, "cust-1", "api", when_unreachable="raise", timeout_seconds=0.05)
         assert "hunter2" not in str(caught.value)
@@ -171,6 +173,28 @@ def test_a_check_is_one_command(url: str, store: Callable[..., None]) -> None:
         after = watcher.info("commandstats")
     changed = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}
     assert {name: calls for name, calls in changed.items() if calls and name != "cmdstat_info"} == {"cmdstat_hget": 5}
+
+
+def test_a_cluster_is_found_out(redis_cluster: RedisCluster) -> None:
+    """From any node, whichever node has the state; and each thread gets its answer while that happens."""
+    redis_cluster.flush()
+    subjects = [f"cust-{number}" for number in range(30)]
+    for number, subject in enumerate(subjects):
+        value = json.dumps({**_STATE, "used": str(number)})
+        redis_cluster.master_of(f"quota:{{{subject}}}").client.hset(f"quota:{{{subject}}}", "api", value)
+
+    async def ask(url: str) -> list[QuotaCheck]:
+        async with AsyncQuotas(url, when_unknown="raise", when_unreachable="raise", timeout_seconds=5) as quotas:
+            return await asyncio.gather(*(quotas.check(subject, "api") for subject in subjects))
+
+    for node in redis_cluster.masters:
+        with (
+            Quotas(node.url, when_unknown="raise", when_unreachable="raise", timeout_seconds=5) as quotas,
+            ThreadPoolExecutor(8) as threads,
+        ):
+            found = list(threads.map(lambda subject: quotas.check(subject, "api"), subjects))
+        assert [check.used for check in found] == list(range(30))
+        assert [check.used for check in asyncio.run(ask(node.url))] == list(range(30))
 
 
 def test_a_broken_connection_is_made_again(url: str, store: Callable[..., None]) -> None:

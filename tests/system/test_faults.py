@@ -65,7 +65,7 @@ def test_claims_and_quotas_in_a_redis_cluster(system: System, redis_cluster: Red
     found = system.check()
     keys = [len(node.client.keys("*")) for node in redis_cluster.masters]
     assert all(keys), f"every master has a part: {keys}"
-    with Quotas(redis_cluster.url, cluster=True) as quotas:
+    with Quotas(redis_cluster.url) as quotas:
         check_quotas(found, quotas)
 
 

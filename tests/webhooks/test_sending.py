@@ -73,10 +73,10 @@ def test_retry_after(receiver: Receiver) -> None:
 
 
 def test_a_slow_receiver(receiver: Receiver) -> None:
-    receiver.reply = lambda _: Reply(204, after_seconds=2)
+    receiver.reply = lambda _: Reply(204, after_seconds=5)
     started = time.monotonic()
     answer = sender(receiver.url, timeout_seconds=0.2).post("1", _BODY)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4
     assert (answer.status, "gave no answer within 0.2 s" in answer.error) == (0, True)
 
 

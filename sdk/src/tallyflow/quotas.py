@@ -8,7 +8,7 @@ means. `when_unreachable` says what an answer is while Redis gives none within `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -54,8 +54,8 @@ class Quotas:
     """Reads quota states. For any number of threads; connects at the first check.
 
     Args:
-        redis_url: tallyflow's Redis: `redis://`, `rediss://` or `unix://`.
-        cluster: it is a Redis Cluster; `redis_url` names any of its nodes.
+        redis_url: tallyflow's Redis: `redis://`, `rediss://` or `unix://`. Of a Redis Cluster, any node: that it is one
+            is found out when a node first answers that the state is elsewhere.
         when_unreachable: what a check answers if Redis does not: `allow`, `deny`, or `raise` `QuotasUnreachable`.
         when_unknown: the same for a subject or feature without state: `allow`, `deny`, or `raise` `QuotaUnknown`.
         timeout_seconds: how long to wait for a connection, and for each reply. A check on an open connection
@@ -69,21 +69,13 @@ class Quotas:
         self,
         redis_url: str,
         *,
-        cluster: bool = False,
         when_unreachable: When = "allow",
         when_unknown: When = "allow",
         timeout_seconds: float = 0.1,
     ) -> None:
         self._policy = _Policy(when_unreachable, when_unknown)
-        options = _options(timeout_seconds)
-        self._connect: Callable[[], Any]
-        if cluster:
-            retry = Retry(NoBackoff(), 1)  # the one that follows a MOVED slot
-            self._connect = lambda: redis.RedisCluster.from_url(redis_url, retry=retry, **options)
-        else:
-            client = redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **options)
-            self._connect = lambda: client
-        self._client: Any = None
+        self._url, self._options = redis_url, _options(timeout_seconds)
+        self._client: Any = redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **self._options)
 
     def check(self, subject: str, feature: str) -> QuotaCheck:
         """How the subject's quota of the feature stands.
@@ -92,23 +84,31 @@ class Quotas:
             QuotaUnknown, QuotasUnreachable: if the policies say `raise`.
         """
         try:
-            if self._client is None:
-                self._client = self._connect()
-            raw = self._client.hget(_key(subject), feature)
+            raw = self._ask(subject, feature)
         except (redis.RedisError, OSError) as error:
             return self._policy.unreachable(error)
         return self._policy.answer(subject, feature, raw)
 
     def close(self) -> None:
         """Close the connections; a later check opens new ones."""
-        if self._client is not None:
-            self._client.close()
+        self._client.close()
 
     def __enter__(self) -> Quotas:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _ask(self, subject: str, feature: str) -> bytes | None:
+        client = self._client
+        try:
+            return cast("bytes | None", client.hget(_key(subject), feature))
+        except redis.ResponseError as error:
+            if not _is_elsewhere(error) or isinstance(client, redis.RedisCluster):
+                raise
+        if self._client is client:  # another thread may still use it, so it is not closed
+            self._client = redis.RedisCluster.from_url(self._url, retry=Retry(NoBackoff(), 1), **self._options)
+        return cast("bytes | None", self._client.hget(_key(subject), feature))
 
 
 class AsyncQuotas:
@@ -118,18 +118,14 @@ class AsyncQuotas:
         self,
         redis_url: str,
         *,
-        cluster: bool = False,
         when_unreachable: When = "allow",
         when_unknown: When = "allow",
         timeout_seconds: float = 0.1,
     ) -> None:
         self._policy = _Policy(when_unreachable, when_unknown)
-        options = _options(timeout_seconds)
-        self._client: Any
-        if cluster:
-            self._client = redis.asyncio.RedisCluster.from_url(redis_url, retry=AsyncRetry(NoBackoff(), 1), **options)
-        else:
-            self._client = redis.asyncio.Redis.from_url(redis_url, retry=AsyncRetry(NoBackoff(), 0), **options)
+        self._url, self._options = redis_url, _options(timeout_seconds)
+        self._switching = asyncio.Lock()
+        self._client: Any = redis.asyncio.Redis.from_url(redis_url, retry=AsyncRetry(NoBackoff(), 0), **self._options)
 
     async def check(self, subject: str, feature: str) -> QuotaCheck:
         """How the subject's quota of the feature stands.
@@ -138,7 +134,7 @@ class AsyncQuotas:
             QuotaUnknown, QuotasUnreachable: if the policies say `raise`.
         """
         try:
-            raw = await cast("Awaitable[bytes | None]", self._client.hget(_key(subject), feature))
+            raw = await self._ask(subject, feature)
         except (redis.RedisError, OSError) as error:
             return self._policy.unreachable(error)
         return self._policy.answer(subject, feature, raw)
@@ -152,6 +148,26 @@ class AsyncQuotas:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _ask(self, subject: str, feature: str) -> bytes | None:
+        client = self._client
+        try:
+            return cast("bytes | None", await client.hget(_key(subject), feature))
+        except redis.ResponseError as error:
+            if not _is_elsewhere(error) or isinstance(client, redis.asyncio.RedisCluster):
+                raise
+        async with self._switching:
+            if self._client is client:  # another task may still use it, so it is not closed
+                made: Any = redis.asyncio.RedisCluster.from_url(
+                    self._url, retry=AsyncRetry(NoBackoff(), 1), **self._options
+                )
+                try:
+                    await made.initialize()  # by one task: by several at once it fails
+                except BaseException:
+                    await made.aclose()
+                    raise
+                self._client = made
+        return cast("bytes | None", await self._client.hget(_key(subject), feature))
 
 
 class _Policy:
@@ -196,6 +212,11 @@ def read_state(raw: bytes, now: datetime) -> QuotaCheck:
 
 def _guess(allowed: bool, state: State) -> QuotaCheck:
     return QuotaCheck(allowed, Decimal(0), None, state, None, None, False)
+
+
+def _is_elsewhere(error: redis.ResponseError) -> bool:
+    """Whether a node of a cluster says that another one has the key."""
+    return isinstance(error, redis.exceptions.MovedError) or str(error).startswith("MOVED ")
 
 
 def _key(subject: str) -> str:
