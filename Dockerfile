@@ -31,7 +31,7 @@ USER 10001:10001
 WORKDIR /tmp
 VOLUME /var/lib/tally
 EXPOSE 8400 9464
-# Of `tally run`; not by `tally health`, which imports as much as the flow does. Whoever runs another command sets another check.
+# Of `tally run` and `tally ingest`; not by `tally health`, which imports as much as they do. Other commands switch it off.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 CMD ["python", "-c", \
     "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9464, timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["tally"]

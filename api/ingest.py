@@ -102,13 +102,17 @@ class Ingest:
     async def _healthz(self, _request: Request) -> Response:
         return _json(200, {"status": "ok"})
 
-    async def _readyz(self, _request: Request) -> Response:
+    def faults(self) -> dict[str, str]:
+        """What keeps events from being taken at the moment, by the part that it concerns; for any thread."""
         faults = {
             "kafka": self._publisher.fault,
             "catalog": "" if self._catalogs.decoder else self._catalogs.fault,
             "server": "is shutting down" if self.stopping else "",
         }
-        named = {name: fault for name, fault in faults.items() if fault}
+        return {name: fault for name, fault in faults.items() if fault}
+
+    async def _readyz(self, _request: Request) -> Response:
+        named = self.faults()
         return _json(503 if named else 200, {"status": "not ready", "faults": named} if named else {"status": "ready"})
 
     async def _events(self, request: Request) -> Response:

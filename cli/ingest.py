@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from api.catalogs import Catalogs
 from api.counts import IngestCounts
 from api.ingest import Ingest, Limits
 from api.keys import KeysFile
+from api.metrics import recorder
 from api.publisher import Publisher
 from api.server import Serving, serve
 from cli.options import CatalogOption, read_catalog, start_logging
@@ -24,6 +26,8 @@ from domain.catalog import History
 from domain.ports import TallyError
 from engines import clickhouse_server
 from flows.catalogs import applied_history
+from telemetry.health import Verdict
+from telemetry.server import StatusServer
 
 _STOP_MARGIN_SECONDS = 5
 
@@ -48,13 +52,15 @@ def ingest_command(
     catalogs = Catalogs(_loader(catalog, settings))
     start_logging(settings, serves=True)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the publisher says when Kafka is away, once
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # anybody may send what is not HTTP, at any rate
+    counts = IngestCounts()
     publisher = Publisher(options, settings.kafka_topic, settings.ingest_kafka_wait_seconds)
     ingest = Ingest(
         publisher=publisher,
         catalogs=catalogs,
         keys=lambda: keys.ring,
         limits=Limits(settings.ingest_body_bytes_max, settings.ingest_inflight_bytes_max, settings.ingest_read_seconds),
-        counts=IngestCounts(),
+        counts=counts,
         now_us=lambda: time.time_ns() // 1000,
     )
     serving = Serving(
@@ -65,7 +71,21 @@ def ingest_command(
         catalog_seconds=settings.ingest_catalog_seconds,
         stop_seconds_max=settings.ingest_kafka_wait_seconds + _STOP_MARGIN_SECONDS,
     )
-    serve(serving, ingest, publisher, catalogs, keys, announce=_announce)
+    with _status(settings, ingest, counts):
+        serve(serving, ingest, publisher, catalogs, keys, announce=_announce)
+
+
+def _status(settings: Settings, ingest: Ingest, counts: IngestCounts) -> AbstractContextManager[object]:
+    """The metrics and both probes on a port of their own, if there is one; a process that answers there lives."""
+    if settings.metrics_port is None:
+        return nullcontext()
+    return StatusServer(
+        settings.metrics_host,
+        settings.metrics_port,
+        metrics=recorder(counts).text,
+        alive=Verdict,
+        ready=lambda: Verdict(tuple(f"{name}: {fault}" for name, fault in ingest.faults().items())),
+    )
 
 
 def _announce(host: str, port: int) -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +16,20 @@ from pathlib import Path
 import pytest
 from kafka.partitioner.default import murmur2
 
+from api.metrics import METRICS
 from cli._broken import BROKEN
 from domain.values import EVENT_BYTES_MAX, Reason
 from tests.api.serving import Ingesting, await_ready, event, hurried, ingesting, stored
+from tests.docs.markdown import ROOT
 from tests.services.kafka import Kafka
+from tests.services.ports import free_ports
 
 TOPIC = "ingest"
 PARTITIONS = 3
 READ_SECONDS = 2.0
 BODY_MAX = 3 * 1024 * 1024
 WAIT_SECONDS = 3
+(METRICS_PORT,) = free_ports(1)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,7 @@ def server(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[I
         "TALLY_INGEST_INFLIGHT_BYTES_MAX": str(BODY_MAX),
         "TALLY_INGEST_CONNECTIONS_MAX": "40",
         "TALLY_INGEST_KAFKA_WAIT_SECONDS": str(WAIT_SECONDS),
+        "TALLY_METRICS_PORT": str(METRICS_PORT),
     }
     with ingesting(
         tmp_path_factory.mktemp("ingest"), kafka.bootstrap, TOPIC, "--catalog", "api", **settings
@@ -127,6 +133,36 @@ def test_gzip(server: Ingesting) -> None:
     bomb = gzip.compress(bytes(50 * BODY_MAX))
     assert len(bomb) < BODY_MAX
     assert server.send(bomb, content_encoding="gzip").status == 413
+
+
+def test_what_is_counted_can_be_asked_for(server: Ingesting) -> None:
+    def metrics() -> Counter[str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=10) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if line.startswith("tally_ingest_")]
+        return Counter({name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)})
+
+    before = metrics()
+    body = as_json(event("counted-1"), event("counted-2", bytes=-1))
+    assert server.send(body, "application/cloudevents-batch+json").status == 207
+    assert server.send(b"", "text/plain").status == 415
+    grown = metrics() - before
+    assert grown.pop("tally_ingest_store_seconds_total") > 0
+    assert grown == {
+        'tally_ingest_requests_total{status="207"}': 1,
+        'tally_ingest_requests_total{status="415"}': 1,
+        'tally_ingest_events_total{outcome="accepted"}': 1,
+        'tally_ingest_events_total{outcome="schema_violation"}': 1,
+        'tally_ingest_accepted_total{key="all"}': 1,
+        "tally_ingest_body_bytes_total": len(body),
+        "tally_ingest_stores_total": 1,
+    }
+    assert metrics()["tally_ingest_inflight_bytes"] == 0
+    with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/readyz", timeout=10) as answer:
+        assert json.load(answer)["status"] == "ok"
+    page = (ROOT / "docs" / "ingest.md").read_text(encoding="utf-8")
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        assert f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |" in page
 
 
 def test_what_the_flow_refuses_is_refused_here_with_its_reason(server: Ingesting, kafka: Kafka) -> None:
