@@ -25,7 +25,7 @@ ONE_SHOT = "migrate"
 def test_every_service_is_pinned_checked_and_local(name: str) -> None:
     service = SERVICES[name]
     assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+[\w.-]*", service["image"])
-    if name == ONE_SHOT:
+    if name in (ONE_SHOT, "webhooks"):
         assert service["healthcheck"] == {"disable": True}
     elif name != "flow":  # whose check is the image's own
         assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
@@ -36,7 +36,7 @@ def test_every_service_is_pinned_checked_and_local(name: str) -> None:
 
 
 def test_our_containers_may_write_nothing_but_their_data() -> None:
-    assert set(OURS) == {"migrate", "flow", "ingest"}
+    assert set(OURS) == {"migrate", "flow", "ingest", "webhooks"}
     for service in OURS.values():
         assert (service["read_only"], service["tmpfs"], service["cap_drop"]) == (True, ["/tmp"], ["ALL"])
         assert service["security_opt"] == ["no-new-privileges:true"]
@@ -90,6 +90,8 @@ def test_passwords_come_from_the_environment_or_nothing_starts() -> None:
         ("REDIS_PASSWORD", ":?"),
         ("CLICKHOUSE_PASSWORD", ":?"),
         ("INGEST_KEYS_FILE", ":-"),
+        ("WEBHOOKS_FILE", ":-"),
+        ("WEBHOOK_SECRET", ":-"),
     }
 
 
