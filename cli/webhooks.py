@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from kafka.errors import KafkaError
 
+from cli.options import start_logging
 from config.clickhouse_client import clickhouse_options
 from config.kafka_client import kafka_options
 from config.settings import Settings, load_settings
@@ -51,6 +52,7 @@ def webhooks_command(context: typer.Context, endpoints: EndpointsFile = None) ->
     settings = load_settings()
     loaded = _load(settings, endpoints)
     options = kafka_options(settings)
+    start_logging(settings, serves=True)
     stop = threading.Event()
     with _store(settings) as store, stopping_on_signals(stop):
         service = Service(

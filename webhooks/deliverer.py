@@ -23,7 +23,7 @@ from webhooks.endpoints import Endpoint, Endpoints
 from webhooks.lanes import Answer, Delivery, Ending, Lanes
 from webhooks.sending import Sender
 
-log = logging.getLogger("tallyflow.webhooks")
+log = logging.getLogger("tally.webhooks")
 
 STUCK_TIMEOUTS = 3
 """An attempt that takes so many times its timeout is given up."""

@@ -29,7 +29,7 @@ from webhooks.deliverer import Deliverer
 from webhooks.lanes import Delivery, Ending
 from webhooks.progress import Done, Progress
 
-log = logging.getLogger("tallyflow.webhooks")
+log = logging.getLogger("tally.webhooks")
 
 POLL_SECONDS_MAX = 0.5
 BUSY_SECONDS_MAX = 0.02
