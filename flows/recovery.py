@@ -5,6 +5,11 @@ last. An instance that was paused, and wakes after its successor has started, wo
 successor's snapshots by its own. So every start goes on from a copy, and what a zombie writes is never
 read again. (Fencing tokens cannot number the copies: a Redis that is flushed begins to count anew.)
 
+For the same reason a copy lacks what a dead execution saved for epochs that were not closed everywhere. Bytewax
+does not resume from such snapshots, but keeps them: once a later execution has passed their epoch without
+writing the same key, it would resume from them, and count what they hold twice. (A source that waits for a
+broker lets epochs pass before it reads anything again, so that happens.)
+
 Layout, under the data directory's `recovery/`:
     00000017/part-0.sqlite3 ...    what the 17th start goes on from, and saves to
 
@@ -16,6 +21,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 from bytewax.recovery import init_db_dir
@@ -52,6 +58,7 @@ def begin(root: Path, partitions: int) -> Path:
         else:
             for file in sorted(before.glob(_PATTERN)):
                 _copy(file, making / file.name)
+            _forget_unfinished(making)
         for file in making.iterdir():
             _sync(file)
         _sync(making)
@@ -80,6 +87,43 @@ def _copy(source: Path, target: Path) -> None:
     finally:
         writer.close()
         reader.close()
+
+
+def _forget_unfinished(store: Path) -> None:
+    """Remove the snapshots of epochs from which the next execution will not resume."""
+    files = sorted(store.glob(_PATTERN))
+    epoch = resume_epoch(files)
+    for file in files if epoch is not None else []:
+        database = sqlite3.connect(file)
+        try:
+            with database:
+                database.execute("DELETE FROM snaps WHERE snap_epoch >= ?", (epoch,))
+        finally:
+            database.close()
+
+
+def resume_epoch(files: Iterable[Path]) -> int | None:
+    """The epoch with which the next execution begins; None if there was no execution yet.
+
+    As Bytewax 0.21 computes it: of the last execution, the least frontier of its workers; a worker that closed no
+    epoch is where the execution began. Each row may stand in any of the files.
+    """
+    executions: dict[int, tuple[int, int]] = {}
+    fronts: dict[tuple[int, int], int] = {}
+    for file in files:
+        database = sqlite3.connect(file)
+        try:
+            for number, workers, epoch in database.execute("SELECT ex_num, worker_count, resume_epoch FROM exs"):
+                executions[number] = workers, epoch
+            for number, worker, front in database.execute("SELECT ex_num, worker_index, worker_frontier FROM fronts"):
+                fronts[number, worker] = max(front, fronts.get((number, worker), 0))
+        finally:
+            database.close()
+    if not executions:
+        return None
+    last = max(executions)
+    workers, began = executions[last]
+    return min(max(fronts.get((last, worker), 0), began) for worker in range(workers))
 
 
 def _sync(path: Path) -> None:

@@ -30,6 +30,7 @@ from kafka.errors import (
     LogTruncationError,
     NoError,
     OffsetOutOfRangeError,
+    RetriableError,
     UnsupportedCodecError,
 )
 from kafka.protocol.consumer import IsolationLevel
@@ -319,6 +320,8 @@ class Reader:
             if refused:
                 raise KafkaError(", ".join(sorted(refused)))
             self._committed = wanted
+        except RetriableError as error:  # a coordinator that is just being found, or made
+            logger.debug("offsets of group %s: %s", self._group, error)
         except (KafkaError, KeyError) as error:
             logger.warning(
                 "offsets of group %s could not be committed (counting is not affected): %s", self._group, error
