@@ -7,8 +7,9 @@ import random
 import pytest
 
 from flows.start import Deployment
+from tests.flows.kafka_logs import LARGE, PARTITIONS, recent, send
 from tests.flows.places import Place
-from tests.flows.test_kafka import LARGE, PARTITIONS, SEED, KafkaPlace, recent, send
+from tests.flows.test_kafka import SEED, KafkaPlace
 from tests.flows.test_status import free_port, get, samples
 from tests.oracle.events import payloads
 from tests.services.kafka import Kafka
@@ -23,7 +24,7 @@ def kafka_place(place: Place, kafka: Kafka) -> KafkaPlace:
 
 def test_lag_signals_and_readiness(kafka_place: KafkaPlace, kafka: Kafka) -> None:
     kafka.create_topic(kafka_place.topic, PARTITIONS, **LARGE)
-    messages = recent(120)
+    messages = recent(SEED, 120)
     whole = sum(len(payloads(value)) for values in messages for value in values)
     send(kafka, kafka_place.topic, messages, random.Random(SEED))
     port = free_port()
