@@ -15,7 +15,7 @@ from domain.envelope import split
 from domain.quota import Watched
 from domain.values import Batch, RawBatch
 from flows.metering import build
-from tests.batches import TOPIC, history
+from tests.batches import TOPIC, history, payload, raw, us
 from tests.books import Books
 from tests.fakes.claims import ClaimServer
 from tests.fakes.flows import FakeSink, FakeSource, FakeSubscriptions
@@ -161,3 +161,45 @@ def test_every_outlet_gets_what_is_watched(files: list[bytes]) -> None:
     assert any(item.signals for item in watched)
     for outlet in outlets.values():
         assert sorted(map(repr, outlet.items)) == sorted(map(repr, watched))
+
+
+def test_a_blocked_customer_hears_of_the_new_period_by_the_log_time_of_others() -> None:
+    """A partition without events is enough: Kafka's idle ones are read up to now."""
+    noon, midnight = us("2026-03-10T12:00:00Z"), us("2026-03-11T00:00:00Z")
+    used = [payload(id=str(n), type="use", subject="blocked", time=None, data={}) for n in range(4)]
+    logs = {
+        0: [raw(used, log_times_us=[noon] * 4, log_time_us=noon)],
+        1: [raw([], partition=1, log_time_us=at) for at in (noon, midnight - 1, midnight, midnight + 1)],
+    }
+    sink = FakeSink()
+    flow = build(
+        FakeSource(logs),
+        history=history(LIMITED),
+        claims=fake_claims(),
+        subscriptions=FakeSubscriptions(),
+        sink=sink,
+        outlets={},
+        here="00",
+        shards=4,
+        partitions=[0, 1],
+        now_us=lambda: 7,
+    )
+    cluster_main(flow, [], 0, worker_count_per_proc=2)
+    signals = [signal for item in sink.items if isinstance(item, Watched) for signal in item.signals]
+    assert [(s.type.value, s.subject, s.period_end_us) for s in signals] == [
+        ("quota.exceeded", "blocked", midnight),
+        ("quota.reset", "blocked", midnight),
+    ]
+
+
+LIMITED = """
+version: 1
+timezone: UTC
+currency: USD
+accept_within: 35d
+event_types: {use: {schema: {type: object, properties: {}}}}
+meters: {calls: {event_type: use, aggregation: count, window: 1h}}
+plans:
+  small: {entitlements: [{feature: api, kind: metered, meter: calls, limit: 4, period: day, thresholds: [1.0]}]}
+default_plan: small
+"""
