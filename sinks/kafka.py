@@ -132,7 +132,7 @@ class KafkaOutlet:
     def _failure(self, error: Exception) -> TallyError:
         return TallyError(
             f"Kafka at {self._address} did not take a signal for topic {self._topic} within {self._wait_seconds:g} s "
-            f"({type(error).__name__}: {error}). Nothing is lost: the flow resumes at its last snapshot once Kafka "
+            f"({error}). Nothing is lost: the flow resumes at its last snapshot once Kafka "
             "answers. See that the brokers run, and that the user may write to the topic."
         )
 
@@ -186,7 +186,7 @@ def ensure_topic(
     except KafkaError as error:
         raise TallyError(
             f"Kafka at {_address(options)}: topic {topic} for signals could not be found or made "
-            f"({type(error).__name__}: {error}). See that the brokers run and can be reached from here; make the topic "
+            f"({error}). See that the brokers run and can be reached from here; make the topic "
             "by hand if this user may not, or name another one with TALLY_SIGNALS_TOPIC."
         ) from error
 
