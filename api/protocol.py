@@ -71,7 +71,8 @@ def bounded_protocol(read_seconds_max: float, connections_max: int) -> type[H11P
 
         def _waiting_for(self) -> str:
             if self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE:
-                return "headers"
+                # Between two requests it owes nothing: then uvicorn's own, longer bound for idle connections holds.
+                return "headers" if self.cycle is None or self.conn.trailing_data[0] else ""
             if self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE:
                 return "rest"
             return ""

@@ -28,7 +28,8 @@ from domain.ports import TallyError
 CHECK_SECONDS: Final = 2.0
 """How often the keys are looked at, and a catalog that is missing."""
 _HEADER_BYTES_MAX: Final = 64 * 1024
-_KEEP_ALIVE_SECONDS: Final = 60
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than the 60 s for which load balancers keep an idle connection: who may reuse it should be who closes it."""
 
 log = logging.getLogger("tally.ingest")
 

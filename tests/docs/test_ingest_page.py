@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.cli.command import environment
 from tests.docs.markdown import ROOT, blocks
@@ -18,6 +21,8 @@ _MARK = "=== next block"
 
 
 def test_the_commands_do_what_is_said(kafka: Kafka, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("NOT TESTED without curl")
     kafka.create_topic("ingest-page", 2)
     (port,) = free_ports(1)
     command = tmp_path / "bin" / "tally"
