@@ -106,9 +106,9 @@ class Quotas:
 
         Totals of another ledger may be higher, and would never be replaced. To be called before the flow runs.
         """
-        if self._retried(lambda: self._marks().hget(_MARKS, "ledger")) == ledger.encode():
+        if self._retried(lambda: self._is_of(ledger)):
             return 0
-        dropped = self._retried(self._drop)
+        dropped = self._retried(lambda: self._drop(ledger))
         self._retried(lambda: self._marks().delete(_MARKS))
         self._retried(lambda: self._marks().hset(_MARKS, "ledger", ledger))
         return dropped
@@ -157,12 +157,17 @@ class Quotas:
     def _marks(self) -> Any:
         return self._server_of(_MARKS)
 
-    def _drop(self) -> int:
+    def _is_of(self, ledger: str) -> bool:
+        return bool(self._marks().hget(_MARKS, "ledger") == ledger.encode())
+
+    def _drop(self, ledger: str) -> int:
         client, dropped = self._redis(), 0
         nodes = client.get_primaries() if self._is_cluster else []
         for server in [client.get_redis_connection(node) for node in nodes] or [client]:
             keys = server.scan_iter(match=quota_key("*"), count=_SCAN_KEYS)
             while chunk := list(islice(keys, _SCAN_KEYS)):
+                if self._is_of(ledger):
+                    return dropped  # this start slept meanwhile, and its successor has begun to write
                 _pipelined(server, [("UNLINK", key) for key in chunk])  # one by one: they are of many slots
                 dropped += len(chunk)
         return dropped

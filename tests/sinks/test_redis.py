@@ -415,6 +415,31 @@ def test_quotas_of_another_ledger_are_dropped(url: str, client: Any) -> None:
     assert client.get("other") == "stays"
 
 
+def test_a_start_that_slept_while_it_dropped_quotas_spares_its_successors(
+    url: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the few that it had just looked up."""
+    monkeypatch.setattr(redis_quotas, "_SCAN_KEYS", 5)
+    fields = [field(1, subject=f"s{n}") for n in range(40)]
+    old, young = (Quotas(url, wait_seconds=5, now_us=lambda: NOW) for _ in range(2))
+    old.write([f._replace(inputs=900) for f in fields], live=True)
+    run = redis_quotas._pipelined
+    slept: list[bool] = []
+
+    def sleep_once(server: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
+        if not slept and commands[0][0] == "UNLINK":
+            slept.append(True)
+            young.adopt("usage@2")
+            assert young.write(fields, live=False) == 40
+        return run(server, commands)
+
+    monkeypatch.setattr(redis_quotas, "_pipelined", sleep_once)
+    assert old.adopt("usage@2") == 5
+    assert len(client.keys("quota:*")) == 35
+    old.close()
+    young.close()
+
+
 def test_a_restore_beside_the_flow_turns_nothing_back(url: str, client: Any) -> None:
     with sink_of(url) as sink:
         part = sink.build_part("step", "00", None)
