@@ -27,6 +27,7 @@ from webhooks import replay as replaying
 from webhooks.deliverer import Deliverer
 from webhooks.endpoints import Endpoints, load_endpoints
 from webhooks.service import Service, open_consumer
+from webhooks.status import serving
 from webhooks.store import Store
 
 FAILED_SHOWN_MAX = 20
@@ -65,12 +66,13 @@ def webhooks_command(context: typer.Context, endpoints: EndpointsFile = None) ->
         names = ", ".join(one.name for one in loaded.endpoints)
         typer.echo(f"delivering signals of {settings.signals_topic} to {names}")
         try:
-            service.run(stop)
+            with serving(settings, service):
+                service.run(stop)
         except KafkaError as error:
             raise TallyError(f"Kafka stopped the delivery of webhooks: {error}; start again") from error
         finally:
             service.close()
-    counts = service.deliverer.counts
+    counts = service.deliverer.total
     typer.echo(
         f"delivered {counts.delivered:,}, given up {counts.dead_letters:,}, "
         f"left for the next start {len(service.deliverer):,}"

@@ -148,6 +148,35 @@ ANSWERED = Metric(
     ("service",),
 )
 
+WEBHOOK_ATTEMPTS = Metric(
+    "tally_webhook_attempts_total",
+    Kind.COUNTER,
+    "attempts",
+    "Requests that `tally webhooks` made, by endpoint and outcome: `delivered` or `failed`.",
+    ("endpoint", "outcome"),
+)
+WEBHOOK_DEAD = Metric(
+    "tally_webhook_dead_letters_total",
+    Kind.COUNTER,
+    "signals",
+    "Signals given up and stored in `webhook_dead_letters`, by endpoint.",
+    ("endpoint",),
+)
+WEBHOOK_WAITING = Metric(
+    "tally_webhook_undelivered_signals",
+    Kind.GAUGE,
+    "signals",
+    "Signals that `tally webhooks` has read and not delivered yet, by endpoint.",
+    ("endpoint",),
+)
+WEBHOOK_FAILING = Metric(
+    "tally_webhook_failing_seconds",
+    Kind.GAUGE,
+    "seconds",
+    "For how long the subject that has failed longest has done so, by endpoint; 0 if none fails.",
+    ("endpoint",),
+)
+
 METRICS: Final = (
     BUILD, STARTED, RUNNING, CATALOG, CLAIMS_REBUILT,
     EVENTS, MESSAGES, BATCH_ROWS, STEP_SECONDS, CLAIM_SECONDS,
@@ -155,5 +184,6 @@ METRICS: Final = (
     FLUSH_SECONDS, FLUSH_ROWS, FLUSH_ERRORS, FLUSHED, SNAPSHOT,
     POSITION, LAG, LAG_SECONDS, POLLED,
     TOTALS, STATE, ANSWERED,
+    WEBHOOK_ATTEMPTS, WEBHOOK_DEAD, WEBHOOK_WAITING, WEBHOOK_FAILING,
 )  # fmt: skip
 """In the order of the documentation."""

@@ -45,11 +45,22 @@ class DeadLetter:
 
 @dataclass(slots=True)
 class Counts:
-    """What happened so far, for metrics."""
+    """What happened so far."""
 
     delivered: int = 0
     failed_attempts: int = 0
     dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an endpoint stood when it was last looked at."""
+
+    delivered: int
+    failed_attempts: int
+    dead_letters: int
+    waiting: int
+    failing_seconds: float
 
 
 @dataclass(slots=True)
@@ -90,7 +101,7 @@ class Deliverer:
         self._dead: list[tuple[Delivery, Ending]] = []
         self._store_at = 0.0
         self._gone: set[str] = set()
-        self.counts = Counts()
+        self.counts = {endpoint.name: Counts() for endpoint in endpoints.endpoints}
 
     def __len__(self) -> int:
         """Deliveries that have not come to their end."""
@@ -100,9 +111,23 @@ class Deliverer:
     def in_flight(self) -> int:
         return len(self._attempts)
 
-    def waiting(self) -> dict[str, int]:
-        """Undelivered signals by endpoint, for metrics."""
-        return self._lanes.waiting()
+    @property
+    def total(self) -> Counts:
+        """Of all endpoints."""
+        counts = self.counts.values()
+        return Counts(
+            sum(one.delivered for one in counts),
+            sum(one.failed_attempts for one in counts),
+            sum(one.dead_letters for one in counts),
+        )
+
+    def standing(self) -> dict[str, Standing]:
+        """Of each endpoint, now."""
+        waiting, failing = self._lanes.waiting(), self._lanes.failing_seconds(self._clock())
+        return {
+            name: Standing(one.delivered, one.failed_attempts, one.dead_letters, waiting[name], failing[name])
+            for name, one in self.counts.items()
+        }
 
     def wanted(self, type: str, subject: str) -> list[Endpoint]:
         """The endpoints that a signal goes to."""
@@ -180,10 +205,10 @@ class Deliverer:
         del self._attempts[delivery]
         ending = self._lanes.finish(delivery, answer, now, still_running=still_running)
         if answer.delivered:
-            self.counts.delivered += 1
+            self.counts[delivery.endpoint].delivered += 1
             self._ended(delivery, None)
             return
-        self.counts.failed_attempts += 1
+        self.counts[delivery.endpoint].failed_attempts += 1
         log.warning(
             "endpoint %s: signal %s, attempt %d failed: %s",
             delivery.endpoint,
@@ -222,8 +247,8 @@ class Deliverer:
             log.error("%d dead letters wait: %s", len(self._dead), error)
             return
         del self._dead[: len(batch)]
-        self.counts.dead_letters += len(batch)
         for delivery, ending in batch:
+            self.counts[delivery.endpoint].dead_letters += 1
             log.error(
                 "endpoint %s: signal %s given up (%s): %s",
                 delivery.endpoint,

@@ -116,6 +116,16 @@ class Lanes:
         """How many deliveries each endpoint has."""
         return {name: sum(len(lane.waiting) for lane in state.lanes.values()) for name, state in self._states.items()}
 
+    def failing_seconds(self, now: float) -> dict[str, float]:
+        """For how long the lane of each endpoint that has failed longest has done so; 0 if none fails."""
+        return {
+            name: max(
+                (now - lane.failing_since for lane in state.lanes.values() if lane.failing_since is not None),
+                default=0.0,
+            )
+            for name, state in self._states.items()
+        }
+
     def add(self, delivery: Delivery, now: float) -> None:
         """Queue a delivery behind those of its lane."""
         state = self._states[delivery.endpoint]

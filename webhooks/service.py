@@ -97,14 +97,25 @@ class Service:
         self._committed: dict[TopicPartition, tuple[int, str]] = {}
         self._committed_at = time.monotonic()
         self.unreadable = 0
+        self.standing = self.deliverer.standing()
+        """Of each endpoint, a moment ago; for other threads."""
+        self.turned_at = time.monotonic()
+        """When the service last went round; it does so every few seconds at least."""
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this member has its share of the signals."""
+        return self._stable_since is not None
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop`; then let requests end, and commit."""
         while not stop.is_set():
             due = self.deliverer.step()
             self._read(POLL_SECONDS_MAX if due is None else min(due, POLL_SECONDS_MAX))
-            if time.monotonic() >= self._committed_at + COMMIT_SECONDS:
+            self.turned_at = time.monotonic()
+            if self.turned_at >= self._committed_at + COMMIT_SECONDS:
                 self._commit()
+                self.standing = self.deliverer.standing()
         deadline = time.monotonic() + STOP_SECONDS_MAX
         self.deliverer.step(start=False)
         while self.deliverer.in_flight and time.monotonic() < deadline:

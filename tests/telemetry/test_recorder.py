@@ -13,7 +13,7 @@ from telemetry.catalogue import METRICS, Kind, Metric
 from telemetry.recorder import Recorder
 
 _NAME = re.compile(r"tally(_[a-z]+)+")
-_COUNTED = ("claims", "events", "inserts", "messages", "offsets", "rows", "signals", "totals")
+_COUNTED = ("attempts", "claims", "events", "inserts", "messages", "offsets", "rows", "signals", "totals")
 _ENDINGS = {"seconds": "_seconds", "bytes": "_bytes", "Unix time": "_time_seconds", "offset": "_offset"}
 
 

@@ -81,7 +81,7 @@ def test_order_is_kept_through_failures(receiver: Receiver) -> None:
         delivered = [one for one in receiver.ids(200) if one[0] == subject]
         assert delivered == [f"{subject}{number}" for number in range(12)]
     assert scene.stored == []
-    assert (scene.deliverer.counts.delivered, scene.deliverer.counts.failed_attempts) == (24, 24)
+    assert (scene.deliverer.total.delivered, scene.deliverer.total.failed_attempts) == (24, 24)
 
 
 def test_a_failing_subject_holds_back_only_itself(receiver: Receiver) -> None:
@@ -165,7 +165,7 @@ def test_a_receiver_that_never_ends_its_answer_takes_its_own_place_only(receiver
         scene.add("2", endpoint="other")
         scene.run(until=lambda: len(scene.ended) == 1)
         assert scene.ended == [("other", "2", None)]
-        scene.run(until=lambda: scene.deliverer.counts.failed_attempts == 1)
+        scene.run(until=lambda: scene.deliverer.total.failed_attempts == 1)
         over.set()
         scene.run()
     assert scene.ended[-1] == ("e", "1", Ending.EXHAUSTED)

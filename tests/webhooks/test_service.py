@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import urllib3
 from kafka import ConsumerGroupMetadata, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from pydantic import SecretStr
@@ -33,11 +34,14 @@ from engines.clickhouse_server import connect
 from tests.docs.markdown import ROOT
 from tests.services.clickhouse import ClickHouse
 from tests.services.kafka import Kafka
+from tests.services.ports import free_ports
+from tests.system.supervisor import wait_until
 from tests.webhooks.receiver import SECRET, Receiver, Reply
 from webhooks import service as module
 from webhooks.deliverer import Deliverer
 from webhooks.endpoints import load_endpoints
 from webhooks.service import Service, open_consumer
+from webhooks.status import serving
 from webhooks.store import Store
 
 _AT_US = int(datetime(2026, 3, 5, tzinfo=UTC).timestamp()) * 1_000_000
@@ -216,6 +220,39 @@ def test_a_killed_process_delivers_again_under_the_same_ids(scene: Scene) -> Non
     assert "id-000" in scene.receiver.ids()[first:], "what was not taken comes again"
 
 
+def test_metrics_and_health(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    settings = Settings(metrics_port=port, health_stuck_seconds=100)
+    pool = urllib3.HTTPConnectionPool("127.0.0.1", port)
+
+    def asked(page: str) -> tuple[int, str]:
+        answer = pool.request("GET", page)
+        return answer.status, answer.data.decode()
+
+    scene.endpoints("[1h]")
+    scene.receiver.reply = lambda request: Reply(500 if request.event["subject"] == "bad" else 204)
+    scene.send(signal_of(0), signal_of(1, "bad"), signal_of(2))
+    with scene.running() as service, serving(settings, service):
+        scene.receiver.wait_for(3)
+        scene.wait_committed(1)
+        lines = {
+            'tally_webhook_attempts_total{endpoint="main",outcome="delivered"} 2.0',
+            'tally_webhook_attempts_total{endpoint="main",outcome="failed"} 1.0',
+            'tally_webhook_dead_letters_total{endpoint="main"} 0.0',
+            'tally_webhook_undelivered_signals{endpoint="main"} 1.0',
+        }
+        wait_until(lambda: lines <= set(asked("/metrics")[1].splitlines()), "the metrics", seconds_max=20)
+        assert service.standing["main"].failing_seconds > 0
+        assert asked("/healthz")[0] == asked("/readyz")[0] == 200
+        monkeypatch.setattr(type(service), "is_member", False)
+        assert asked("/readyz") == (503, '{"status": "failed", "reasons": ["it is no member of its Kafka group"]}\n')
+        assert asked("/healthz")[0] == 200
+    monkeypatch.undo()
+    service.turned_at -= 1000
+    with serving(settings, service):
+        assert asked("/healthz")[0] == 503
+
+
 def test_a_crash_between_delivery_and_commit_delivers_again(scene: Scene) -> None:
     scene.send(*(signal_of(number) for number in range(3)))
     with scene.running() as service:
@@ -234,7 +271,7 @@ def test_a_restart_repeats_only_what_is_open(scene: Scene) -> None:
     with scene.running() as service:
         scene.receiver.wait_for(8)
         scene.wait_committed(1)
-    assert (service.deliverer.counts.delivered, len(service.deliverer)) == (7, 1)
+    assert (service.deliverer.total.delivered, len(service.deliverer)) == (7, 1)
     scene.receiver.requests.clear()
     scene.receiver.reply = lambda _: Reply(204)
     with scene.running():
