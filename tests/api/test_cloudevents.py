@@ -144,5 +144,17 @@ def test_more_events_than_a_request_may_have() -> None:
 
 
 def test_one_event_with_many_numbers_is_one_event() -> None:
-    event = b'{"a":[' + b"1," * 700_000 + b"1]}"
+    event = b'{"a":[' + b"1," * 500_000 + b"1]}"
     assert divide(Mode.BATCH, [], b"[" + event + b"]").payloads == [event]
+
+
+def test_ten_thousand_events_of_twenty_properties_are_not_too_much() -> None:
+    event = {f"property{i}": "value" for i in range(20)}
+    assert len(divide(Mode.BATCH, [], json.dumps([event] * EVENTS_MAX).encode()).payloads) == EVENTS_MAX
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("part", [b"[,", b"[]", b"{}", b'""', b"["])
+def test_a_body_of_nothing_but_structure_is_refused_at_once(mode: Mode, part: bytes) -> None:
+    with pytest.raises(TooMany, match="values"):
+        divide(mode, [], b"[" + part * (8 * 1024 * 1024 // len(part)))
