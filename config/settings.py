@@ -284,6 +284,12 @@ class Settings(BaseSettings):
             raise _contradiction(
                 "clickhouse_cluster", "is set, but no server is", "set TALLY_CLICKHOUSE_URL, or leave it out"
             )
+        if self.ingest_inflight_bytes_max < self.ingest_body_bytes_max:
+            raise _contradiction(
+                "ingest_inflight_bytes_max",
+                "is less than TALLY_INGEST_BODY_BYTES_MAX: the largest bodies would always be refused",
+                "make it as large at least",
+            )
         return self
 
 

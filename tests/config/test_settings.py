@@ -108,6 +108,11 @@ def test_every_bad_variable_is_listed_with_its_remedy_but_never_an_address(monke
             "TALLY_CLICKHOUSE_CLUSTER is set, but no server is; set TALLY_CLICKHOUSE_URL, or leave it out",
         ),
         (
+            {"INGEST_INFLIGHT_BYTES_MAX": "1000000"},
+            "TALLY_INGEST_INFLIGHT_BYTES_MAX is less than TALLY_INGEST_BODY_BYTES_MAX: the largest bodies would always "
+            "be refused; make it as large at least",
+        ),
+        (
             {"CLICKHOUSE_URL": "http://house", "CLICKHOUSE_CLUSTER": "a'b"},
             'TALLY_CLICKHOUSE_CLUSTER="a\'b" is no cluster name; '
             "use letters, digits and ._-, or one macro such as {cluster}",
