@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -46,3 +47,14 @@ def health_command(
         typer.echo("; ".join(reasons))
         raise typer.Exit(1)
     typer.echo("ok")
+
+
+def app() -> None:
+    """`tally health` by itself, with `health` still among the arguments."""
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    command.command(context_settings={"help_option_names": ["-h", "--help"]})(health_command)
+    try:
+        command(args=sys.argv[2:], prog_name="tally health")
+    except TallyError as error:
+        print(f"tally: {error}", file=sys.stderr)
+        sys.exit(1)

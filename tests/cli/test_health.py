@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from telemetry.health import Verdict
 from telemetry.server import StatusServer
-from tests.cli.command import Inside
+from tests.cli.command import Inside, ended, start
 
 STUCK = Verdict(("partition 3 was not polled for 61 s", "no snapshot for 71 s"))
 
@@ -37,3 +38,26 @@ def test_nobody_and_somebody_else(inside: Inside) -> None:
         free.bind(("127.0.0.1", 0))
         said = inside("health", TALLY_METRICS_PORT=str(free.getsockname()[1]))
     assert said.code == 1 and "the flow does not answer on 127.0.0.1:" in said.err and "Connection refused" in said.err
+
+
+def test_the_script_imports_little_and_does_the_same(tmp_path: Path) -> None:
+    script = """
+import sys
+from cli.entry import app
+try:
+    app()
+finally:
+    heavy = {"bytewax", "pyarrow", "kafka", "redis", "clickhouse_connect"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+    with StatusServer("127.0.0.1", 0, metrics=lambda: b"", alive=Verdict, ready=lambda: STUCK) as server:
+        port = {"TALLY_METRICS_PORT": str(server.port)}
+        assert ended(start("health", cwd=tmp_path, script=script, **port)) == (0, "ok\n", "")
+        stuck = ended(start("health", "--ready", cwd=tmp_path, script=script, **port))
+        assert stuck == (1, "; ".join(STUCK.reasons) + "\n", "")
+    missing = ended(start("health", cwd=tmp_path, script=script))
+    assert missing.code == 1 and missing.err.startswith("tally: no flow can be asked")
+    wrong = ended(start("health", "--redy", cwd=tmp_path, script=script))
+    assert wrong.code == 2 and "No such option: --redy" in wrong.err
+    other = ended(start("--version", cwd=tmp_path, script="from cli.entry import app; app()"))
+    assert other.code == 0 and other.out.startswith("tally ")
