@@ -17,14 +17,15 @@ from kafka import TopicPartition
 from kafka.admin import OffsetSpec
 
 from tests.crash.harness import ROOT, Deployment, run_with_kills
-from tests.flows.kafka_logs import LARGE, PARTITIONS, SECONDS_MAX, log_of, recent, send
+from tests.flows.kafka_logs import LARGE, PARTITIONS, log_of, recent, send
 from tests.oracle import compute_log
 from tests.services.kafka import Kafka
 from tests.tables import differences, expected_tables
 from tests.workload import kitchen_sink_catalog
 
 SEED = 20_27
-EVENTS = 600
+EVENTS = 400
+RUN_SECONDS_MAX = 300
 
 
 @dataclass
@@ -82,12 +83,12 @@ class KafkaDeployment(Deployment):
         self.grow(1.0)
         process = self.start()
         wanted = self._ends()
-        deadline = time.monotonic() + SECONDS_MAX
+        deadline = time.monotonic() + RUN_SECONDS_MAX
         while self.broker.committed(self.topic, self.topic) != wanted:
             assert process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()[-3000:]
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(SECONDS_MAX) == 0, (self.folder / "log").read_text()[-3000:]
+        assert process.wait(RUN_SECONDS_MAX) == 0, (self.folder / "log").read_text()[-3000:]
 
     def _ends(self) -> dict[int, int]:
         places = [TopicPartition(self.topic, partition) for partition in range(PARTITIONS)]
@@ -104,7 +105,7 @@ def test_kills_while_kafka_is_read_leave_no_trace(tmp_path: Path, kafka: Kafka, 
     topic = f"crash-{breaks_broker}"
     catalog = kitchen_sink_catalog()
     deployment = KafkaDeployment(
-        tmp_path / "deployment", [], catalog, 2, 10, "", kafka=kafka, messages=tuple(messages), topic=topic,
+        tmp_path / "deployment", [], catalog, 2, 30, "", kafka=kafka, messages=tuple(messages), topic=topic,
         breaks_broker=breaks_broker,
     )  # fmt: skip
     run_with_kills(deployment, SEED, 4)
