@@ -35,7 +35,7 @@ def test_check_names_what_is_wrong_with_kafka(inside: Inside, kafka: Kafka) -> N
 def test_a_run_without_a_broker_says_so(inside: Inside) -> None:
     said = inside("run", TALLY_KAFKA_BROKERS="127.0.0.1:9", TALLY_KAFKA_WAIT_SECONDS="1")
     assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("tally: Kafka at 127.0.0.1:9 cannot be used: ") and "ECONNREFUSED" in said.err
+    assert "Kafka at 127.0.0.1:9 cannot be used: " in said.err and "ECONNREFUSED" in said.err
 
 
 def test_a_run_counts_until_it_is_told_to_stop(kafka: Kafka, tmp_path: Path) -> None:
