@@ -1,7 +1,7 @@
 """What passes between the thread that reads Kafka and the workers that count: one `Feed` a partition.
 
 A feed is bounded: the reader fetches nothing while one is full, so memory does not grow with a backlog.
-Small fetches are joined while they wait, so a worker gets few and large batches.
+Small fetches are joined when they are taken, so a worker gets few and large batches.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from sources.kafka_messages import Fetched, joined
 
 FEED_BYTES_MAX: Final = 8 * 1024 * 1024
 """A feed with this much is full; one more fetch may already be on its way."""
+
+FEED_PIECES_MAX: Final = 1000
+"""So many fetches too, whatever is in them: a transaction without messages is one."""
 
 
 class Ends(NamedTuple):
@@ -56,26 +59,32 @@ class Feed:
     caught_up_us: int = 0
     """Keeper: when the partition was last seen to have nothing waiting."""
     _pieces: deque[Fetched] = field(default_factory=deque)
+    _messages: int = 0
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, piece: Fetched) -> None:
         """Add what was fetched."""
         with self._lock:
-            if self._pieces and self._pieces[-1].messages + piece.messages <= self.rows_max:
-                piece = joined(self._pieces.pop(), piece)
             self._pieces.append(piece)
-            self._bytes = sum(sum(map(len, waiting.payloads)) for waiting in self._pieces)
+            self._messages += piece.messages
+            self._bytes += _bytes_of(piece)
             self.position = piece.next_offset
 
     def take(self) -> Fetched | None:
-        """The next piece, if there is one."""
+        """What waits, up to the messages of one batch; None if there is nothing."""
         if not self._pieces:
             return None
+        taken: list[Fetched] = []
+        room = self.rows_max
         with self._lock:
-            piece = self._pieces.popleft()
-            self._bytes -= sum(map(len, piece.payloads))
-            return piece
+            while self._pieces and (not taken or self._pieces[0].messages <= room):
+                piece = self._pieces.popleft()
+                taken.append(piece)
+                room -= piece.messages
+                self._messages -= piece.messages
+                self._bytes -= _bytes_of(piece)
+        return joined(taken)
 
     @property
     def waits(self) -> bool:
@@ -85,10 +94,15 @@ class Feed:
     @property
     def full(self) -> bool:
         """Whether no more should be fetched for now."""
-        return len(self._pieces) > 1 or self._bytes >= FEED_BYTES_MAX
+        crowded = self._messages >= self.rows_max or self._bytes >= FEED_BYTES_MAX
+        return crowded or len(self._pieces) >= FEED_PIECES_MAX
 
     def lag(self, now_us: int) -> Lag:
         """How far the worker is behind the last look."""
         waiting = 0 if self.ends is None else max(self.ends.high - self.taken, 0)
         since_us = max(self.log_time_us, self.caught_up_us)
         return Lag(waiting, max(now_us - since_us, 0) / 1e6 if waiting and since_us else 0.0)
+
+
+def _bytes_of(piece: Fetched) -> int:
+    return sum(map(len, piece.payloads))

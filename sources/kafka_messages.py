@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any, Final
 
 from domain.envelope import BATCH_STARTS, split
@@ -79,22 +80,23 @@ def fetched(start_offset: int, next_offset: int, messages: Sequence[Message]) ->
     return Fetched(start_offset, next_offset, count, offsets, indexes, payloads, attributes, log_times_us, latest)
 
 
-def joined(first: Fetched, second: Fetched) -> Fetched:
-    """Two neighbours as one."""
-    assert first.next_offset == second.start_offset, f"{first.next_offset} is not {second.start_offset}"
-    attributes = None
-    if first.attributes is not None or second.attributes is not None:
-        attributes = [*_padded(first), *_padded(second)]
+def joined(pieces: Sequence[Fetched]) -> Fetched:
+    """Neighbours as one; at least one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    for before, after in pairwise(pieces):
+        assert before.next_offset == after.start_offset, f"{after.start_offset} does not follow {before.next_offset}"
+    plain = all(piece.attributes is None for piece in pieces)
     return Fetched(
-        first.start_offset,
-        second.next_offset,
-        first.messages + second.messages,
-        first.offsets + second.offsets,
-        first.indexes + second.indexes,
-        first.payloads + second.payloads,
-        attributes,
-        first.log_times_us + second.log_times_us,
-        max(first.log_time_us, second.log_time_us),
+        pieces[0].start_offset,
+        pieces[-1].next_offset,
+        sum(piece.messages for piece in pieces),
+        [*chain.from_iterable(piece.offsets for piece in pieces)],
+        [*chain.from_iterable(piece.indexes for piece in pieces)],
+        [*chain.from_iterable(piece.payloads for piece in pieces)],
+        None if plain else [*chain.from_iterable(map(_padded, pieces))],
+        [*chain.from_iterable(piece.log_times_us for piece in pieces)],
+        max(piece.log_time_us for piece in pieces),
     )
 
 
