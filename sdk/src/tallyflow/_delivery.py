@@ -136,6 +136,8 @@ class Delivery:
         self._suspects: list[_Entry] = []
         self._alone: int | None = None
         self._flushes: list[_Flush] = []
+        self._reporting = 0
+        """Failed events that `report` is being told of."""
         self._waiting = 0
         self._counts = _Counts()
         self._closing = self._closed = self._abandoned = False
@@ -180,9 +182,10 @@ class Delivery:
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until every event taken so far is delivered or reported; False if the time was too short."""
         with self._lock:
-            if not self._pending:
+            remaining = len(self._pending) + self._reporting
+            if not remaining:
                 return True
-            flush = _Flush(self._counts.accepted, len(self._pending))
+            flush = _Flush(self._counts.accepted, remaining)
             self._flushes.append(flush)
             try:
                 return self._done.wait_for(lambda: flush.remaining == 0, timeout_seconds)
@@ -199,8 +202,7 @@ class Delivery:
         self.flush(timeout_seconds)
         with self._lock:
             left = list(self._pending.values())
-            self._finish(left)
-            self._counts.failed += len(left)
+            self._fail(left)
             self._abandoned = bool(left)
             self._closed = True
             self._work.notify_all()
@@ -294,9 +296,7 @@ class Delivery:
         else:
             while self._queue and len(batch.entries) < BATCH_EVENTS_MAX:
                 batch.entries.append(self._queue.popleft())
-        failed = batch.timed_out + batch.refused
-        self._counts.failed += len(failed)
-        self._finish(failed)
+        self._fail(batch.timed_out + batch.refused)
         return batch
 
     def _sort_returned(self, batch: _Batch) -> None:
@@ -365,7 +365,8 @@ class Delivery:
             if entry.number in self._pending:
                 self._failures = 0
                 self._counts.delivered += 1
-                self._finish([entry])
+                self._remove([entry])
+                self._settle([entry])
                 if self._suspects:
                     self._work.notify()
 
@@ -376,15 +377,25 @@ class Delivery:
                 self._returned.append(_Returned(entry, producer, error))
                 self._work.notify()
 
-    def _finish(self, entries: Sequence[_Entry]) -> None:
+    def _fail(self, entries: Sequence[_Entry]) -> None:
+        """Take entries out, to be told of: only then is whoever flushes told that they are done. Under the lock."""
+        self._remove(entries)
+        self._counts.failed += len(entries)
+        self._reporting += len(entries)
+
+    def _remove(self, entries: Sequence[_Entry]) -> None:
         """Take entries from the buffer for good. Under the lock."""
         for entry in entries:
             if self._pending.pop(entry.number, None) is not None:
                 self._counts.bytes -= entry.bytes
-                for flush in self._flushes:
-                    if entry.number <= flush.mark:
-                        flush.remaining -= 1
-        if entries and (self._waiting or any(flush.remaining == 0 for flush in self._flushes)):
+
+    def _settle(self, entries: Sequence[_Entry]) -> None:
+        """Wake up whoever waits for these entries, or for their room. Under the lock."""
+        for entry in entries:
+            for flush in self._flushes:
+                if entry.number <= flush.mark:
+                    flush.remaining -= 1
+        if self._waiting or any(flush.remaining == 0 for flush in self._flushes):
             self._done.notify_all()
 
     def _trouble(self, error: Exception) -> None:
@@ -408,11 +419,15 @@ class Delivery:
             self._work.wait_for(lambda: self._closed, seconds)
 
     def _tell(self, entries: Sequence[_Entry], reason: Reason) -> None:
+        """Report entries that failed."""
         if not entries:
             return
         with self._lock:
             error = self._counts.last_error
         self._report(Undelivered(tuple(entry.event for entry in entries), reason, error))
+        with self._lock:
+            self._reporting -= len(entries)
+            self._settle(entries)
 
 
 def _text(error: BaseException) -> str:
