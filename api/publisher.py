@@ -206,7 +206,8 @@ class Publisher:
             self._wake.clear()
             try:
                 if admin is None:
-                    admin = KafkaAdminClient(**self._client_options())
+                    wait_ms = int(self._wait_seconds * 1000)
+                    admin = KafkaAdminClient(**self._client_options(), request_timeout_ms=wait_ms)
                 fault = self._topic_fault(admin)
                 if not fault:
                     self._refresh_producer(self._message_bytes_max(admin))
