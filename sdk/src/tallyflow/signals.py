@@ -307,17 +307,17 @@ class _KafkaSource:
     def _commit(self, seconds_since_last: float) -> None:
         if not self._handled or time.monotonic() < self._committed_at + seconds_since_last:
             return
-        mine = self._consumer.assignment() or set()
-        offsets = {place: OffsetAndMetadata(offset, "", -1) for place, offset in self._handled.items() if place in mine}
         self._committed_at = time.monotonic()
+        mine = self._consumer.assignment() or set()
+        self._handled = {place: offset for place, offset in self._handled.items() if place in mine}
+        offsets = {place: OffsetAndMetadata(offset, "", -1) for place, offset in self._handled.items()}
         try:
             if offsets:
                 self._consumer.commit(offsets, timeout_ms=5000)
-        except KafkaError as error:  # they come again, here or at another member
+        except KafkaError as error:  # tried again with the next
             log.warning("handled signals could not be committed and may come again: %s", error)
-            if getattr(error, "retriable", False):
-                return
-        self._handled.clear()
+        else:
+            self._handled.clear()
 
 
 class _RedisSource:
