@@ -34,7 +34,7 @@ QUERY_WAIT_SECONDS_MAX = 60.0
 _WAIT_SECONDS = 0.1
 _READS = "query"
 
-RecordName = Literal["files", "topic", "deployment", "front"]
+RecordName = Literal["files", "topic", "deployment", "front", "forgotten"]
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or choose another directory (--data-dir, TALLY_DATA_DIR)",

@@ -19,8 +19,10 @@ from typing import NamedTuple
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from domain.ports import Claims, TallyError
+from domain.ports import TallyError
 from domain.values import HOUR_US
+from engines.data_directory import DataDirectory
+from stores.claims import RedisClaims
 
 EVERY_SECONDS = 30.0
 SLACK_US = HOUR_US
@@ -39,11 +41,35 @@ class _Read(NamedTuple):
     barriers: dict[str, int]
 
 
+class Forgotten:
+    """What was forgotten of a ledger, in the data directory: a start whose Redis lost its claims restores no more than
+    it would still hold. Written before anything is dropped.
+    """
+
+    def __init__(self, directory: DataDirectory, ledger: str, claims: RedisClaims) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._claims = claims
+
+    @property
+    def kept_since_us(self) -> int:
+        """The log time from which claims are kept; 0 if none was forgotten."""
+        record = self._directory.read("forgotten")
+        return int(record["kept_since_us"]) if record is not None and record.get("ledger") == self._ledger else 0
+
+    def forget(self, log_time_us: int) -> None:
+        """Drop what nobody can ask for any more once every partition is at `log_time_us` for good."""
+        kept_since_us = self._claims.kept_since_us(log_time_us)
+        if kept_since_us > self.kept_since_us:
+            self._directory.write("forgotten", {"ledger": self._ledger, "kept_since_us": kept_since_us})
+        self._claims.forget(log_time_us)
+
+
 class Forgetting:
     """One run's, in one of its processes; made before the flow runs.
 
     Args:
-        claims: Where to forget.
+        forget: Told how far the slowest partition is; may be told so again.
         partitions: Every partition of the log.
         log_times: Reads how far each partition's rows are written, by its log time.
         barriers: By partition of a sink of this process, how many epochs it has seen closing.
@@ -51,12 +77,12 @@ class Forgetting:
 
     def __init__(
         self,
-        claims: Claims,
+        forget: Callable[[int], None],
         partitions: Collection[int],
         log_times: Callable[[], Mapping[int, int]],
         barriers: Callable[[], Mapping[str, int]],
     ) -> None:
-        self._claims = claims
+        self._forget = forget
         self._partitions = frozenset(partitions)
         self._log_times = log_times
         self._barriers = barriers
@@ -67,12 +93,12 @@ class Forgetting:
         """To be called now and then; forgets what was read two barriers ago, and reads anew.
 
         Raises:
-            TallyError: of the claims.
+            TallyError: what `forget` raises.
         """
         if self._read is not None:
             if not self._is_durable(self._read):
                 return
-            self._claims.forget(self._read.log_time_us - SLACK_US)
+            self._forget(self._read.log_time_us - SLACK_US)
             self._read = None
         written = self._log_times()
         if all(written.get(partition, 0) > self._before.get(partition, 0) for partition in self._partitions):

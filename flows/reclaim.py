@@ -17,6 +17,7 @@ _EVENTS = """
 SELECT log_partition, log_offset, log_index, toUnixTimestamp64Micro(log_time), source, id, content_hash
 FROM events
 WHERE log_topic = {topic:String} AND log_partition = {partition:UInt32} AND log_offset >= {offset:UInt64}
+    AND log_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
 """
 _FIRSTS = """
 SELECT first_position.log_partition, first_position.log_offset, first_position.log_index,
@@ -24,6 +25,7 @@ SELECT first_position.log_partition, first_position.log_offset, first_position.l
 FROM rejects
 WHERE log_topic = {topic:String} AND log_partition = {partition:UInt32} AND log_offset >= {offset:UInt64}
     AND reason IN ('duplicate', 'conflict', 'subscription_invalid')
+    AND log_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
 """
 _ENDS = """
 SELECT max(next) FROM
@@ -66,7 +68,9 @@ def ledger_of(client: Client, topic: str) -> str:
     return f"{topic}@{int(client.query(sql).result_rows[0][0])}"
 
 
-def reclaim(claims: ClaimsAdmin, client: Client, topic: str, partitions: Collection[int]) -> Reclaimed:
+def reclaim(
+    claims: ClaimsAdmin, client: Client, topic: str, partitions: Collection[int], since_us: int = 0
+) -> Reclaimed:
     """Take the store over, record the claims it lacks, and publish it as complete.
 
     Args:
@@ -74,6 +78,7 @@ def reclaim(claims: ClaimsAdmin, client: Client, topic: str, partitions: Collect
         client: Of the database that holds the ledger.
         topic: The log topic.
         partitions: Those that the source is about to read.
+        since_us: Claims of earlier log times were forgotten, and stay so.
     """
     claims.take_over()
     held = dict(claims.progress())
@@ -82,7 +87,7 @@ def reclaim(claims: ClaimsAdmin, client: Client, topic: str, partitions: Collect
     restored = 0
     for sql in (_EVENTS, _FIRSTS):
         for partition in sorted(known):
-            parameters = {"topic": topic, "partition": partition, "offset": held.get(partition, 0)}
+            parameters = {"topic": topic, "partition": partition, "offset": held.get(partition, 0), "since": since_us}
             restored += _restore(claims, client, sql, parameters)
     for partition in sorted(known | set(partitions)):
         parameters = {"topic": topic, "partition": partition, "offset": held.get(partition, 0)}

@@ -45,7 +45,7 @@ from engines.front import ClickHouseFront
 from engines.redis_server import RedisServer
 from flows import recovery
 from flows.catalogs import Applied, apply_catalog, judge_catalog, sha256_of
-from flows.forget import Forgetting, stepping, written_log_times
+from flows.forget import Forgetting, Forgotten, stepping, written_log_times
 from flows.inputs import Input, open_input, topic_of
 from flows.metering import build
 from flows.observed import ObservedClaims, ObservedSource, Observer
@@ -192,7 +192,7 @@ def start(
             opened.enter_context(status.asking("kafka", _must_answer(prepared.input.silent_seconds)))
         if cluster.process == 0 and prepared.input.monotone:
             forgetting = Forgetting(
-                prepared.claims,
+                opening.forgotten(prepared.claims).forget,
                 prepared.input.partitions,
                 lambda: written_log_times(client, prepared.input.topic),
                 lambda: sink.barriers,
@@ -256,7 +256,8 @@ class _Opening:
         if not has_state:
             self.directory.write("deployment", identity)
         claims = self._claims(applied.history)
-        reclaimed = reclaim(claims, self.admin, source.topic, source.partitions)
+        kept_since_us = self.forgotten(claims).kept_since_us
+        reclaimed = reclaim(claims, self.admin, source.topic, source.partitions, kept_since_us)
         store = recovery.begin(self.directory.recovery, self.settings.recovery_partitions)
         return _Prepared(applied, source, claims, reclaimed, store)
 
@@ -302,11 +303,17 @@ class _Opening:
             shards=self.settings.claim_shards,
             accept_within_us=history.versions[0].catalog.accept_within_us,
             wait_seconds=self.settings.redis_wait_seconds,
-            ledger=ledger_of(self.admin, topic_of(self.source, self.settings)),
+            ledger=self._ledger(),
             options=redis_options(self.settings),
         )
         self.opened.callback(claims.close)
         return claims
+
+    def forgotten(self, claims: RedisClaims) -> Forgotten:
+        return Forgotten(self.directory, self._ledger(), claims)
+
+    def _ledger(self) -> str:
+        return ledger_of(self.admin, topic_of(self.source, self.settings))
 
     def _identity(self) -> dict[str, Any]:
         """What saved state depends on."""

@@ -233,7 +233,7 @@ class RedisClaims:
         A replay still asks for the generation before its own: give the slowest partition's log time
         at the offsets from which a restart would resume, not at those just read.
         """
-        newest = log_time_us // self._generation_us - 2
+        newest = self.kept_since_us(log_time_us) // self._generation_us - 1
         if newest <= self._forgotten:
             return
         for meta, token in zip(self._metas, self._tokens, strict=True):
@@ -242,6 +242,10 @@ class RedisClaims:
                 if generation <= newest:
                     self._drop_generation(meta, token, generation)
         self._forgotten = newest
+
+    def kept_since_us(self, log_time_us: int) -> int:
+        """The log time from which claims are kept when `forget` is called with another one."""
+        return max(0, log_time_us // self._generation_us - 1) * self._generation_us
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""

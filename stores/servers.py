@@ -57,6 +57,8 @@ class Servers:
         self._class: Callable[..., Any] = pool.connection_class
         self._homes: dict[str, Address] = {}
         self._met: dict[Address, Server] = {}
+        self._known: list[Address] = []
+        """Nodes of the cluster, to be asked if the one of the URL is gone."""
 
     def meet(self, keys: Sequence[str]) -> list[Server]:
         """Look at every master that answers now; from now on only these will do, and keys may not move.
@@ -171,12 +173,14 @@ class Servers:
 
     def _look(self) -> Slots:
         """Who serves which slots, by the URL's server or, if that does not answer, any node known."""
-        seeds: list[Address] = [None, *(address for address in self._met if address is not None)]
-        for seed in seeds:
+        for seed in (None, *self._known):
             try:
-                return self._ask_slots(seed)
+                slots = self._ask_slots(seed)
             except redis.RedisError as error:
                 failure = error
+            else:
+                self._known = list(dict.fromkeys(address for _, _, address in slots if address is not None))
+                return slots
         raise failure
 
     def _ask_slots(self, seed: Address) -> Slots:

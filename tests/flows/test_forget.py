@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.ports import Claim
 from domain.values import FUTURE_SKEW_US, HOUR_US, Position
 from engines.clickhouse import EmbeddedClickHouse
-from flows.forget import SLACK_US, Forgetting, written_log_times
+from engines.data_directory import DataDirectory
+from flows.forget import SLACK_US, Forgetting, Forgotten, written_log_times
+from flows.reclaim import reclaim
 from sinks import migrate
 from tests.fakes.claims import ClaimServer, FakeClaims
-from tests.stores.claim_stores import Event, Row, requests_of
+from tests.stores.claim_stores import GENERATION_US as SHORT_US
+from tests.stores.claim_stores import Event, RedisStore, Row, requests_of
 
 GENERATION_US = 100 * HOUR_US
 """Of the claims here: long against `SLACK_US`."""
@@ -44,7 +47,7 @@ class Run:
         self.claims.take_over()
         self.claims.publish(self.claims.progress())
         self.forgetting = Forgetting(
-            self.claims, range(len(self.logs)), lambda: dict(self.written), lambda: dict(self.barriers)
+            self.claims.forget, range(len(self.logs)), lambda: dict(self.written), lambda: dict(self.barriers)
         )
 
     def read(self, partition: int, size: int) -> None:
@@ -118,14 +121,9 @@ def test_memory_is_released_two_barriers_later_and_not_before() -> None:
 def test_the_slowest_partition_decides_and_a_new_one_is_at_the_beginning() -> None:
     forgotten: list[int] = []
 
-    class Recorder(FakeClaims):
-        def forget(self, log_time_us: int) -> None:
-            forgotten.append(log_time_us)
-
     written: dict[int, int] = {}
     barriers = {"00": 5, "01": 9}
-    claims = Recorder(ClaimServer(), accept_within_us=HOUR_US)
-    forgetting = Forgetting(claims, range(3), lambda: dict(written), lambda: barriers)
+    forgetting = Forgetting(forgotten.append, range(3), lambda: dict(written), lambda: barriers)
     written |= {0: 10 * HOUR_US, 1: 7 * HOUR_US}
 
     def steps() -> None:
@@ -141,8 +139,25 @@ def test_the_slowest_partition_decides_and_a_new_one_is_at_the_beginning() -> No
     assert forgotten[0] == 7 * HOUR_US - SLACK_US
 
 
-def test_log_times_are_read_from_progress(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with EmbeddedClickHouse(tmp_path_factory.mktemp("clickhouse")) as engine:
+def test_what_was_forgotten_is_not_restored(tmp_path: Path, redis_url: str) -> None:
+    url = f"{redis_url}?db=8"
+    directory = DataDirectory(tmp_path)
+    directory.make()
+    claims = RedisStore(url, shards=1).instance()
+    forgotten = Forgotten(directory, "ledger 1", claims)
+    assert forgotten.kept_since_us == 0
+    claims.take_over()
+    claims.publish({})
+    for generation, kept in ((0.5, 0), (3.5, 2), (1.5, 2)):
+        forgotten.forget(int(generation * SHORT_US))
+        assert forgotten.kept_since_us == kept * SHORT_US
+    assert Forgotten(directory, "ledger 1", claims).kept_since_us == 2 * SHORT_US
+    assert Forgotten(directory, "ledger 2", claims).kept_since_us == 0
+
+
+def test_a_start_asks_clickhouse_how_far_it_is_and_for_what_is_kept(tmp_path: Path) -> None:
+    second_us = 1_767_225_600_000_000
+    with EmbeddedClickHouse(tmp_path) as engine:
         with engine.client() as client:
             migrate.create_database(client)
         with engine.client(migrate.DATABASE) as client:
@@ -152,6 +167,14 @@ def test_log_times_are_read_from_progress(tmp_path_factory: pytest.TempPathFacto
                 "('t', 0, 5, 5, 5, '2026-01-01 00:00:01'), ('t', 0, 5, 5, 5, '2026-01-01 00:00:09'), "
                 "('t', 1, 7, 7, 7, '2026-01-01 00:00:02'), ('other', 2, 1, 1, 1, '2026-01-01 00:00:03')"
             )
-        second = 1_767_225_600_000_000
+            client.command(
+                "INSERT INTO events (log_topic, log_partition, log_offset, log_time, source, id) VALUES "
+                "('t', 0, 1, '2026-01-01 00:00:01', 's', 'a'), ('t', 0, 2, '2026-01-01 00:00:02', 's', 'b')"
+            )
+            claims = FakeClaims(ClaimServer(), accept_within_us=HOUR_US)
+            assert reclaim(claims, client, "t", [0], second_us + 2_000_000).claims == 1
+            assert reclaim(claims, client, "t", [0]).claims == 0, "Redis has what it needs"
+            assert claims.progress() == {0: 5, 1: 7}
+            assert reclaim(FakeClaims(ClaimServer(), accept_within_us=HOUR_US), client, "t", [0]).claims == 2
         found: Mapping[int, int] = written_log_times(lambda: engine.client(migrate.DATABASE), "t")
-        assert found == {0: second + 9_000_000, 1: second + 2_000_000}
+        assert found == {0: second_us + 9_000_000, 1: second_us + 2_000_000}

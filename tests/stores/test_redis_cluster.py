@@ -133,6 +133,21 @@ def test_a_promoted_replica_that_lags_is_not_trusted(own_cluster: RedisCluster) 
     assert successor.progress() == {0: 20}, "what it lacks is restored from there on"
 
 
+def test_the_node_of_the_address_may_die(own_cluster: RedisCluster) -> None:
+    """Once it has been reached, the others are known; a lease, too, is then found at its new place."""
+    seed = own_cluster.masters[0]
+    claims = started(RedisStore(seed.url, 16, wait_seconds=20))
+    lease = Lease(seed.url, process=0, seconds=60, wait_seconds=20)
+    lease.acquire()
+    own_cluster.cut_off(seed)
+    seed.kill()
+    own_cluster.promote(own_cluster.replica_of(seed))
+    with pytest.raises(ClaimsLost, match="moved"):
+        claim(claims, 0, 0, [])
+    assert lease.call("join")[0]
+    lease.close()
+
+
 def test_slots_may_move_with_their_keys(cluster: RedisCluster) -> None:
     """While they move, calls wait; then a restart finds every claim at its new place."""
     claims = started(ClusterStore(cluster, SHARDS, wait_seconds=10))
