@@ -84,7 +84,8 @@ def test_a_sign_up_a_change_and_a_cancellation(place: Place, stops: int) -> None
         ("team", us("2026-04-14T15:00:00Z")): 7,
         ("free", us("2026-04-01T00:00:00Z")): 1,
     }
-    assert [(key[0], key[4]) for key in tables.signals] == [("quota.threshold_reached", 30)]
+    signals = sorted((key[0], key[4]) for key in tables.signals)
+    assert signals == [("quota.reset", 100), ("quota.threshold_reached", 30)]
     assert [(key[2], row["reason"]) for key, row in tables.rejects.items()] == [(5, "subscription_invalid")]
     assert [row["action"] for _, row in sorted(tables.subscriptions.items())] == ["create", "change", "end"]
 
