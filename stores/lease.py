@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from domain.ports import ClaimsUnavailable, Fenced, TallyError
 from stores.pipe import Argument
 from stores.redis_link import RedisLink
+from stores.servers import Address
 
 POLL_SECONDS = 0.1
 RENEWALS = 3
@@ -79,8 +80,9 @@ class Lease:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         script = files("stores").joinpath("start.lua").read_bytes()
-        self._link = RedisLink(url, script=script, wait_seconds=wait_seconds, options=options)
-        self._renewals = RedisLink(url, script=script, wait_seconds=seconds / RENEWALS, options=options)
+        nodes: list[Address] = []
+        self._link = RedisLink(url, script=script, wait_seconds=wait_seconds, options=options, known=nodes)
+        self._renewals = RedisLink(url, script=script, wait_seconds=seconds / RENEWALS, options=options, known=nodes)
         self._key = f"{{{namespace}:start}}"
         self.process = process
         self._seconds = seconds

@@ -38,13 +38,19 @@ a script stands in the middle of the message. A script finds a non local key whi
 class RedisLink:
     """For any number of threads, each with connections of its own.
 
-    `options` is what redis-py takes beside the address (user, password, TLS).
+    `options` is what redis-py takes beside the address (user, password, TLS), `known` as in `Servers`.
     """
 
     def __init__(
-        self, url: str, *, script: bytes, wait_seconds: float, options: Mapping[str, Any] | None = None
+        self,
+        url: str,
+        *,
+        script: bytes,
+        wait_seconds: float,
+        options: Mapping[str, Any] | None = None,
+        known: list[Address] | None = None,
     ) -> None:
-        self._servers = Servers(url, min(wait_seconds, SOCKET_TIMEOUT_SECONDS_MAX), options or {})
+        self._servers = Servers(url, min(wait_seconds, SOCKET_TIMEOUT_SECONDS_MAX), options or {}, known)
         self.address = self._servers.address
         self._wait_seconds = wait_seconds
         self._script = script

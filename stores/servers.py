@@ -38,9 +38,14 @@ class Server(NamedTuple):
 
 
 class Servers:
-    """Servers behind one URL; for any number of threads. `options` is what redis-py takes beside the address."""
+    """Servers behind one URL; for any number of threads. `options` is what redis-py takes beside the address.
 
-    def __init__(self, url: str, timeout_seconds: float, options: Mapping[str, Any]) -> None:
+    `known` are nodes of the cluster, to be asked if the one of the URL is gone; kept up to date here, may be shared.
+    """
+
+    def __init__(
+        self, url: str, timeout_seconds: float, options: Mapping[str, Any], known: list[Address] | None = None
+    ) -> None:
         parts = urlsplit(url)
         self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         """The URL without user and password (nor query, which may hold them)."""
@@ -57,8 +62,7 @@ class Servers:
         self._class: Callable[..., Any] = pool.connection_class
         self._homes: dict[str, Address] = {}
         self._met: dict[Address, Server] = {}
-        self._known: list[Address] = []
-        """Nodes of the cluster, to be asked if the one of the URL is gone."""
+        self._known: list[Address] = [] if known is None else known
 
     def meet(self, keys: Sequence[str]) -> list[Server]:
         """Look at every master that answers now; from now on only these will do, and keys may not move.
@@ -179,7 +183,7 @@ class Servers:
             except redis.RedisError as error:
                 failure = error
             else:
-                self._known = list(dict.fromkeys(address for _, _, address in slots if address is not None))
+                self._known[:] = list(dict.fromkeys(address for _, _, address in slots if address is not None))
                 return slots
         raise failure
 
