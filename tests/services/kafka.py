@@ -180,7 +180,7 @@ class Kafka:
 
     def _format(self, properties: Path) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ["format", "--config", str(properties), "--cluster-id", cluster]
+        arguments = ["format", "--config", str(properties), f"--cluster-id={cluster}"]  # it may begin with "-"
         command = [self._java, *_JVM, *_LOG, *self._main("kafka.tools.StorageTool"), *arguments]
         said = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS_MAX, check=False)
         assert said.returncode == 0, f"Kafka's storage could not be formatted:\n{said.stdout}{said.stderr}"
