@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import threading
 import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,23 @@ from tests.services.redis_cluster import RedisCluster
 settings.register_profile("tallyflow", deadline=None)  # a busy machine is no fault
 settings.load_profile("tallyflow")
 zoneinfo.reset_tzpath(to=[])  # every test by the pinned tzdata package, as a flow is; what is cached stays
+
+
+_LOGGERS = (None, "clickhouse_connect", "kafka", "tally", "urllib3", "uvicorn.error")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Commands that run in this process set up logging for all of it; the next test must not see that."""
+    hooks = sys.excepthook, threading.excepthook
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(list(one.handlers), one.level, one.propagate) for one in loggers]
+    yield
+    sys.excepthook, threading.excepthook = hooks
+    for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        one.handlers[:] = handlers
+        one.setLevel(level)
+        one.propagate = propagate
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,6 @@ import pytest
 from telemetry.logs import Event, configure, logger, speaks_json
 
 NASTY = 'two\nlines\x1b[31m "red" \u2028 \ud800 ä'
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    hooks = sys.excepthook, threading.excepthook
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    sys.excepthook, threading.excepthook = hooks
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ class Scene:
         if isinstance(result.exception, TallyError):
             return 1, str(result.exception)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
-        return result.exit_code, result.output
+        return result.exit_code, result.stdout
 
     @property
     def log(self) -> str:
