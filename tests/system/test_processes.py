@@ -14,11 +14,12 @@ from tests.system.system import System
 from tests.system.traffic import Traffic
 
 RESUMED_SECONDS_MAX = 45.0
-"""On an idle machine it is less than 15; machines that run tests are not idle."""
+"""On an idle machine it is less than 15, as the test prints; machines that run tests are not always idle."""
 
 
 def test_sigterm_to_one_process_ends_both_and_the_supervisor_resumes(system: System) -> None:
     traffic = Traffic(seed=1)
+    system.lease_seconds = 10.0  # the default, which bounds how soon the other hears of it
     with system.flow() as flow:
         system.emit(traffic.events(200))
         system.settle(flow)
@@ -31,6 +32,7 @@ def test_sigterm_to_one_process_ends_both_and_the_supervisor_resumes(system: Sys
         seconds = time.monotonic() - begun
         assert dict(flow.exits) == {0: 1, 1: 0}, flow.logs()
         assert "process 1 was told to stop" in flow.logs()
+    print(f"resumed and caught up {seconds:.1f} s after the signal")
     assert seconds < RESUMED_SECONDS_MAX
     system.check()
 
