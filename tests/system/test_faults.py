@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 import redis
 from tallyflow import Quotas
 
@@ -27,6 +28,7 @@ def test_redis_is_emptied(system: System) -> None:
     system.check()
 
 
+@pytest.mark.crash
 def test_redis_fails_over_to_a_replica_that_lags(system: System, tmp_path: Path) -> None:
     """It answers at the same address, without the claims (and the quota states) of the last events."""
     traffic = Traffic(seed=14)
@@ -69,6 +71,7 @@ def test_claims_and_quotas_in_a_redis_cluster(system: System, redis_cluster: Red
         check_quotas(found, quotas)
 
 
+@pytest.mark.crash
 def test_the_broker_restarts(system: System) -> None:
     traffic = Traffic(seed=12)
     with system.flow() as flow:
@@ -80,14 +83,15 @@ def test_the_broker_restarts(system: System) -> None:
     system.check()
 
 
+@pytest.mark.crash
 def test_clickhouse_is_away(system: System) -> None:
-    """For longer than the flow waits for it, so that the supervisor has to start it more than once."""
+    """For 20 s, longer than the flow waits for it, so that the supervisor has to start it more than once."""
     traffic = Traffic(seed=13)
     with system.flow() as flow:
         system.emit(traffic.events(200))
         system.clickhouse.kill()
         system.emit(traffic.events(200))
-        time.sleep(8)
+        time.sleep(20)
         system.clickhouse.start()
         system.emit(traffic.events(100))
         system.settle(flow)

@@ -65,6 +65,7 @@ def test_a_second_instance_is_refused_and_a_zombie_changes_nothing(system: Syste
     system.check()
 
 
+@pytest.mark.crash
 def test_rescaling_keeps_every_row(system: System) -> None:
     traffic = Traffic(seed=3)
     for processes in (1, 4, 2):
