@@ -20,7 +20,6 @@ from sources.kafka import KafkaSource, parse_accepted_loss
 from sources.kafka_feed import Lag
 from sources.kafka_topic import Plan, Topic, check_known, open_topic
 
-FILES = "file:"
 KAFKA = "kafka"
 RETENTION_SPARE_US = 7 * DAY_US
 """A topic that tally makes keeps messages this much longer than they are accepted: time to recompute."""

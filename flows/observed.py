@@ -35,7 +35,6 @@ PROGRESS_SECONDS = 60.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
 
 
 class Observer:

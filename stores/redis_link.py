@@ -118,11 +118,6 @@ class RedisLink:
         pipe = self._pipe()
         return self._guarded(pipe, lambda: self._retried(pipe.collect)).replies
 
-    @property
-    def under_way(self) -> int:
-        """How many rounds this thread has sent and not received."""
-        return len(self._pipe().rounds)
-
     def abandon(self) -> None:
         """Forget what this thread has under way."""
         self._pipe().abandon()
