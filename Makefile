@@ -9,12 +9,12 @@ STAMP := $(VENV)/.stamp
 MANIFESTS := $(filter-out %/kustomization.yaml %/catalog.yaml,$(wildcard deploy/kubernetes/*.yaml))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-crash test-image lint format docs bench bench-latency services clean
+.PHONY: help demo test faults test-image lint format docs bench bench-latency services clean
 
 help:
 	@echo "make demo        see what tallyflow does, with embedded engines and sample events"
 	@echo "make test        run the tests"
-	@echo "make test-crash  run the tests that kill processes (minutes)"
+	@echo "make faults      run the fault matrix: what is killed, cut off, emptied and moved under real processes"
 	@echo "make test-image  install without the embedded engines and run as the image does (a minute)"
 	@echo "make lint        ruff, mypy, the import contracts, and what is deployed"
 	@echo "make format      let ruff rewrite the code"
@@ -37,8 +37,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-test-crash: $(STAMP)
-	$(BIN)/python -m pytest -m crash
+faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults
 
 test-image: $(STAMP)
 	$(BIN)/python -m pytest -m image
@@ -69,5 +69,5 @@ services: $(STAMP)
 	@exec $(BIN)/python -m tests.services
 
 clean:
-	rm -rf $(VENV) .services build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .services build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .faults
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

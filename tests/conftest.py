@@ -18,6 +18,7 @@ from tests.services.clickhouse import ClickHouse
 from tests.services.jars import Unavailable
 from tests.services.kafka import Kafka
 from tests.services.redis_cluster import RedisCluster
+from tests.system.system import System
 
 settings.register_profile("tallyflow", deadline=None)  # a busy machine is no fault
 settings.load_profile("tallyflow")
@@ -77,3 +78,10 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]
     """ClickHouse's HTTP interface in a process of its own, migrated. Shared: whoever writes cleans up."""
     with ClickHouse(tmp_path_factory.mktemp("clickhouse")) as server:
         yield server
+
+
+@pytest.fixture
+def system(tmp_path: Path, kafka: Kafka) -> Iterator[System]:
+    """A deployment with a Redis and a ClickHouse of its own, and topics of its own."""
+    with RedisServer(tmp_path / "redis") as redis, ClickHouse(tmp_path / "clickhouse") as clickhouse:
+        yield System(tmp_path / "flow", kafka, redis.url, clickhouse)

@@ -23,7 +23,7 @@ def produce(kafka: Kafka, topic: str, value: bytes) -> None:
     producer.close()
 
 
-@pytest.mark.crash
+@pytest.mark.faults
 def test_kafka_keeps_messages_over_a_stop_and_a_kill(kafka: Kafka) -> None:
     kafka.create_topic("services-restarts", message_timestamp_type="LogAppendTime")
     bootstrap = kafka.bootstrap

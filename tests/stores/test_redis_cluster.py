@@ -133,7 +133,7 @@ def test_a_promoted_replica_that_lags_is_not_trusted(own_cluster: RedisCluster) 
     assert successor.progress() == {0: 20}, "what it lacks is restored from there on"
 
 
-@pytest.mark.crash
+@pytest.mark.faults
 def test_the_node_of_the_address_may_die(own_cluster: RedisCluster) -> None:
     """Once it has been reached, the others are known; a lease, too, is then found at its new place."""
     seed = own_cluster.masters[0]

@@ -202,7 +202,7 @@ def test_signals_are_delivered_and_committed(scene: Scene) -> None:
     assert SECRET not in log
 
 
-@pytest.mark.crash
+@pytest.mark.faults
 def test_a_killed_process_delivers_again_under_the_same_ids(scene: Scene) -> None:
     scene.endpoints("[1h]")
     scene.receiver.reply = lambda request: Reply(500 if request.event["subject"] == "bad" else 204)

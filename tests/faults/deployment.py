@@ -33,7 +33,7 @@ class Deployment:
     batch_rows_max: int = 10
     """Small, so that a run lasts for several epochs."""
     mutation: str = ""
-    """One of `tests.crash.mutants`, or none."""
+    """One of `tests.faults.mutants`, or none."""
     _given: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Deployment:
             self._given[number] = end
 
     def start(self) -> subprocess.Popen[bytes]:
-        module = ["-m", "tests.crash.mutants", self.mutation] if self.mutation else ["-m", "cli.main"]
+        module = ["-m", "tests.faults.mutants", self.mutation] if self.mutation else ["-m", "cli.main"]
         arguments = ["run", "--source", f"file:{self.folder}/in/*.ndjson", "--data-dir", str(self.data)]
         arguments += ["--catalog", str(self.folder / "catalog.yaml"), "--workers", str(self.workers)]
         settings = {"TALLY_EPOCH_SECONDS": "0.3", "TALLY_BATCH_ROWS_MAX": str(self.batch_rows_max)}
@@ -97,11 +97,12 @@ class Deployment:
             return read_tables(client)
 
 
-def run_with_kills(deployment: Deployment, seed: int, kills: int) -> None:
+def run_with_kills(deployment: Deployment, seed: int, kills: int) -> float:
     """Let the input grow, run, and `kill -9` at random moments, until that many runs died; then finish.
 
     A moment is drawn from the whole life of a run: start-up, claiming, flushing, snapshot, the end. Of every
     other run it comes after a snapshot of that run, however slow the machine: the next has something to go on from.
+    Returns how many seconds the last run took.
     """
     draw = random.Random(seed)
     killed = attempts = 0
@@ -123,7 +124,9 @@ def run_with_kills(deployment: Deployment, seed: int, kills: int) -> None:
             process.wait()
             killed += 1
             _assert_no_orphan(deployment)
+    begun = time.monotonic()
     deployment.finish()
+    return time.monotonic() - begun
 
 
 def _wait_for_snapshot(deployment: Deployment, process: subprocess.Popen[bytes], before: int) -> None:

@@ -1,4 +1,4 @@
-"""Deliberately wrong builds: `python -m tests.crash.mutants NAME run ...`. The crash test must go red on each."""
+"""Deliberately wrong builds: `python -m tests.faults.mutants NAME run ...`. The kills must show on each."""
 
 from __future__ import annotations
 

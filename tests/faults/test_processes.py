@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.faults.report import Report
 from tests.services.ports import free_ports
 from tests.system.supervisor import Place, wait_until
 from tests.system.system import System
@@ -17,7 +18,8 @@ RESUMED_SECONDS_MAX = 45.0
 """On an idle machine it is less than 15, as the test prints; machines that run tests are not always idle."""
 
 
-def test_sigterm_to_one_process_ends_both_and_the_supervisor_resumes(system: System) -> None:
+@pytest.mark.faults(quick=True)
+def test_sigterm_to_one_process_ends_both_and_the_supervisor_resumes(system: System, report: Report) -> None:
     traffic = Traffic(seed=1)
     system.lease_seconds = 10.0  # the default, which bounds how soon the other hears of it
     with system.flow() as flow:
@@ -34,10 +36,11 @@ def test_sigterm_to_one_process_ends_both_and_the_supervisor_resumes(system: Sys
         assert "process 1 was told to stop" in flow.logs()
     print(f"resumed and caught up {seconds:.1f} s after the signal")
     assert seconds < RESUMED_SECONDS_MAX
-    system.check()
+    report.check("SIGTERM to one process of two", "both end and start again", system, seconds)
 
 
-def test_a_second_instance_is_refused_and_a_zombie_changes_nothing(system: System) -> None:
+@pytest.mark.faults(quick=True)
+def test_a_second_instance_is_refused_and_a_zombie_changes_nothing(system: System, report: Report) -> None:
     """One process alone is paused, loses its place to a successor, and wakes."""
     traffic = Traffic(seed=2)
     place = Place(system.folder, system.environment)
@@ -53,20 +56,23 @@ def test_a_second_instance_is_refused_and_a_zombie_changes_nothing(system: Syste
         system.emit(traffic.events(300))
         with system.flow(1) as flow:
             system.settle(flow)
+            woken = time.monotonic()
             paused.send_signal(signal.SIGCONT)
             system.emit(traffic.events(100))
             system.settle(flow)
+            seconds = time.monotonic() - woken
             assert paused.wait(30) == 1
             assert flow.exits == [], flow.logs()
         assert "this one stops" in (text := (system.folder / "paused").read_text()) or "this instance stops" in text
     finally:
         paused.kill()
         paused.wait()
-    system.check()
+    report.check("a second instance", "refused, and told who runs", system, None)
+    report.check("an instance that was paused wakes after its successor", "stops, and changed nothing", system, seconds)
 
 
-@pytest.mark.crash
-def test_rescaling_keeps_every_row(system: System) -> None:
+@pytest.mark.faults
+def test_rescaling_keeps_every_row(system: System, report: Report) -> None:
     traffic = Traffic(seed=3)
     for processes in (1, 4, 2):
         system.workers = 1 if processes == 4 else 2
@@ -74,12 +80,12 @@ def test_rescaling_keeps_every_row(system: System) -> None:
             system.emit(traffic.events(150))
             system.settle(flow)
             assert flow.exits == [], flow.logs()
-    found = system.check()
+    found = report.check("1, 4 and 2 processes", "shards are shared out anew", system, None)
     assert len({position[1] for position in found.events}) > 1
 
 
-@pytest.mark.crash
-def test_kills_at_random_leave_no_trace(system: System) -> None:
+@pytest.mark.faults
+def test_kills_at_random_leave_no_trace(system: System, report: Report) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     draw, traffic = random.Random(seed), Traffic(seed)
@@ -88,10 +94,13 @@ def test_kills_at_random_leave_no_trace(system: System) -> None:
             system.emit(traffic.events(100))
             time.sleep(draw.uniform(0, 5))
             flow.kill(draw.randrange(2), signal.SIGKILL)
+        killed = time.monotonic()
         system.settle(flow)
-    system.check()
+        seconds = time.monotonic() - killed
+    report.check("kill -9 at random, one of two processes", "both start again at their snapshot", system, seconds)
 
 
+@pytest.mark.faults(quick=True)
 def test_processes_that_differ_are_refused(system: System) -> None:
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     one = Place(system.folder, system.environment, workers=2).start(0, addresses, "one")

@@ -16,11 +16,12 @@ import pytest
 from kafka import TopicPartition
 from kafka.admin import OffsetSpec
 
-from tests.crash.harness import ROOT, Deployment, run_with_kills
+from tests.faults.deployment import ROOT, Deployment, run_with_kills
+from tests.faults.report import Report
 from tests.flows.kafka_logs import LARGE, PARTITIONS, log_of, recent, send
 from tests.oracle import compute_log
 from tests.services.kafka import Kafka
-from tests.tables import differences, expected_tables
+from tests.tables import expected_tables
 from tests.workload import kitchen_sink_catalog
 
 SEED = 20_27
@@ -97,9 +98,13 @@ class KafkaDeployment(Deployment):
         return {place.partition: int(at.offset) for place, at in found.items()}
 
 
-@pytest.mark.crash
-@pytest.mark.parametrize("breaks_broker", [False, True], ids=["flow", "flow and broker"])
-def test_kills_while_kafka_is_read_leave_no_trace(tmp_path: Path, kafka: Kafka, breaks_broker: bool) -> None:
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("fault", "breaks_broker"), [("kill -9 at random, from Kafka", False), ("kill -9 of flow and broker", True)]
+)
+def test_kills_while_kafka_is_read_leave_no_trace(
+    tmp_path: Path, kafka: Kafka, report: Report, fault: str, breaks_broker: bool
+) -> None:
     print(f"seed {SEED}")
     messages = recent(SEED, EVENTS)
     topic = f"crash-{breaks_broker}"
@@ -108,12 +113,11 @@ def test_kills_while_kafka_is_read_leave_no_trace(tmp_path: Path, kafka: Kafka, 
         tmp_path / "deployment", [], catalog, 2, 30, "", kafka=kafka, messages=tuple(messages), topic=topic,
         breaks_broker=breaks_broker,
     )  # fmt: skip
-    run_with_kills(deployment, SEED, 4)
+    seconds = run_with_kills(deployment, SEED, 4)
     found = deployment.tables()
     wanted = expected_tables(compute_log([(0, catalog)], topic, log_of(kafka, topic, sum(map(len, messages)))))
     assert {key: row["events"] for key, row in found.progress.items()} == {
         key: row["events"] for key, row in wanted.progress.items()
     }
     wanted.progress = found.progress
-    unequal = differences(found, wanted)
-    assert not unequal, "\n".join(unequal)
+    report.compare(fault, "goes on at its snapshot", found, wanted, seconds)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.harness import Deployment, run_with_kills
-from tests.crash.mutants import MUTANTS
+from tests.faults.deployment import Deployment, run_with_kills
+from tests.faults.mutants import MUTANTS
+from tests.faults.report import Report
 from tests.oracle import Tables, compute
 from tests.tables import differences, expected_tables
 from tests.workload import generate, kitchen_sink_catalog
@@ -31,24 +32,25 @@ def deployment(folder: Path, workers: int, mutation: str = "") -> Deployment:
     return Deployment(folder / "deployment", workload(), kitchen_sink_catalog(), workers, mutation=mutation)
 
 
-def check_kills(folder: Path, seed: int, kills: int, workers: int) -> None:
+def check_kills(folder: Path, report: Report, seed: int, kills: int, workers: int) -> None:
     print(f"seed {seed}, {kills} kills, {workers} workers")
     deployed = deployment(folder, workers)
-    run_with_kills(deployed, seed, kills)
-    assert "\n".join(differences(deployed.tables(), expected())) == ""
+    seconds = run_with_kills(deployed, seed, kills)
+    report.compare("kill -9 at random, from files", "goes on at its snapshot", deployed.tables(), expected(), seconds)
 
 
-def test_a_few_kills_leave_no_trace(tmp_path: Path) -> None:
-    check_kills(tmp_path, seed=1, kills=4, workers=2)
+@pytest.mark.faults(quick=True)
+def test_a_few_kills_leave_no_trace(tmp_path: Path, report: Report) -> None:
+    check_kills(tmp_path, report, seed=1, kills=4, workers=2)
 
 
-@pytest.mark.crash
+@pytest.mark.faults
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_twenty_kills_leave_no_trace(tmp_path: Path, workers: int) -> None:
-    check_kills(tmp_path, seed=100 + workers, kills=20, workers=workers)
+def test_twenty_kills_leave_no_trace(tmp_path: Path, report: Report, workers: int) -> None:
+    check_kills(tmp_path, report, seed=100 + workers, kills=20, workers=workers)
 
 
-@pytest.mark.crash
+@pytest.mark.faults
 @pytest.mark.parametrize("mutation", sorted(MUTANTS))
 def test_the_crash_test_sees_a_wrong_build(tmp_path: Path, mutation: str) -> None:
     """The same kills that leave no trace on the real build show on this one; undisturbed, it is right."""

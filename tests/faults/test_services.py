@@ -9,27 +9,31 @@ import pytest
 import redis
 from tallyflow import Quotas
 
+from tests.faults.report import Report
 from tests.services.redis_cluster import RedisCluster, RedisNode
 from tests.stores.proxy import Proxy
 from tests.system.system import System, check_quotas
 from tests.system.traffic import Traffic
 
 
-def test_redis_is_emptied(system: System) -> None:
+@pytest.mark.faults(quick=True)
+def test_redis_is_emptied(system: System, report: Report) -> None:
     traffic = Traffic(seed=11)
     with system.flow() as flow:
         system.emit(traffic.events(300))
         system.settle(flow)
         with redis.Redis.from_url(system.redis_url) as client:
             client.flushall()
+        emptied = time.monotonic()
         system.emit(traffic.events(300))
         system.settle(flow)
+        seconds = time.monotonic() - emptied
         assert flow.exits, "the flow has to start again"
-    system.check()
+    report.check("Redis is emptied", "starts again; claims restored from the ledger", system, seconds)
 
 
-@pytest.mark.crash
-def test_redis_fails_over_to_a_replica_that_lags(system: System, tmp_path: Path) -> None:
+@pytest.mark.faults
+def test_redis_fails_over_to_a_replica_that_lags(system: System, report: Report, tmp_path: Path) -> None:
     """It answers at the same address, without the claims (and the quota states) of the last events."""
     traffic = Traffic(seed=14)
     with (
@@ -47,13 +51,17 @@ def test_redis_fails_over_to_a_replica_that_lags(system: System, tmp_path: Path)
             system.settle(flow)
             assert len(replica.client.keys("*")) < len(master.client.keys("*"))
             address.fail_over(replica.url)
+            failed_over = time.monotonic()
             system.emit(traffic.events(200))
             system.settle(flow)
+            seconds = time.monotonic() - failed_over
             assert flow.exits, "the flow has to start again"
-    system.check()
+    fault = "Redis fails over to a replica that lags"
+    report.check(fault, "starts again; claims restored from the ledger", system, seconds)
 
 
-def test_claims_and_quotas_in_a_redis_cluster(system: System, redis_cluster: RedisCluster) -> None:
+@pytest.mark.faults(quick=True)
+def test_claims_and_quotas_in_a_redis_cluster(system: System, report: Report, redis_cluster: RedisCluster) -> None:
     """Three masters: the same emitter, the same flow, the same rows."""
     redis_cluster.flush()
     traffic = Traffic(seed=15)
@@ -62,29 +70,34 @@ def test_claims_and_quotas_in_a_redis_cluster(system: System, redis_cluster: Red
         system.emit(traffic.events(300))
         system.settle(flow)
         redis_cluster.masters[1].client.flushall()
+        emptied = time.monotonic()
         system.emit(traffic.events(200))
         system.settle(flow)
-    found = system.check()
+        seconds = time.monotonic() - emptied
+    fault = "a master of a Redis Cluster is emptied"
+    found = report.check(fault, "starts again; claims restored from the ledger", system, seconds)
     keys = [len(node.client.keys("*")) for node in redis_cluster.masters]
     assert all(keys), f"every master has a part: {keys}"
     with Quotas(redis_cluster.url) as quotas:
         check_quotas(found, quotas)
 
 
-@pytest.mark.crash
-def test_the_broker_restarts(system: System) -> None:
+@pytest.mark.faults
+def test_the_broker_restarts(system: System, report: Report) -> None:
     traffic = Traffic(seed=12)
     with system.flow() as flow:
         system.emit(traffic.events(200))
         system.kafka.stop()
         system.kafka.start()
+        restarted = time.monotonic()
         system.emit(traffic.events(200))
         system.settle(flow)
-    system.check()
+        seconds = time.monotonic() - restarted
+    report.check("the broker restarts", "waited for, or starts again", system, seconds)
 
 
-@pytest.mark.crash
-def test_clickhouse_is_away(system: System) -> None:
+@pytest.mark.faults
+def test_clickhouse_is_away(system: System, report: Report) -> None:
     """For 20 s, longer than the flow waits for it, so that the supervisor has to start it more than once."""
     traffic = Traffic(seed=13)
     with system.flow() as flow:
@@ -93,6 +106,8 @@ def test_clickhouse_is_away(system: System) -> None:
         system.emit(traffic.events(200))
         time.sleep(20)
         system.clickhouse.start()
+        returned = time.monotonic()
         system.emit(traffic.events(100))
         system.settle(flow)
-    system.check()
+        seconds = time.monotonic() - returned
+    report.check("ClickHouse is away for 20 s", "starts again until it is back", system, seconds)
