@@ -65,54 +65,122 @@ class Untold:
         pass
 
 
-class _Writer:
-    """Writes buffers one after the other on a thread of its own.
+class Insertion:
+    """Inserts tables one after the other, with patience.
 
-    At most one buffer waits while one is written; a caller that is faster is held back.
+    Args:
+        client: Of the `tallyflow` database.
+        retry_seconds: How long a passing failure is tried again.
+        inserts: Told how they go.
+        rest: Waits so many seconds; true ends the patience.
+        monotonic: The clock that patience goes by.
     """
 
-    def __init__(self, client: Client, topic: str, retry_seconds: float, inserts: Inserts) -> None:
+    def __init__(
+        self,
+        client: Client,
+        retry_seconds: float,
+        inserts: Inserts,
+        *,
+        rest: Callable[[float], bool],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
-        self._topic = topic
         self._retry_seconds = retry_seconds
         self._inserts = inserts
-        self._waiting: queue.Queue[_Tables | None] = queue.Queue(maxsize=1)
-        self.handed = 0
+        self._rest = rest
+        self._monotonic = monotonic
+
+    def insert(self, name: str, table: pa.Table) -> None:
+        """Insert a table; a passing failure is tried again until the bound has run out."""
+        give_up = self._monotonic() + self._retry_seconds
+        pause, is_over = _PAUSE_SECONDS_MIN, False
+        while True:
+            try:
+                begun = self._monotonic()
+                self._client.insert_arrow(name, table, settings=_INSERT_SETTINGS)
+                self._inserts.taken(name, len(table), self._monotonic() - begun)
+                return
+            except ClickHouseError as error:
+                self._inserts.refused(name, len(table), error)
+                if not passes(error):
+                    raise TallyError(f"ClickHouse refused {len(table)} rows of {name}: {error}") from error
+                if self._monotonic() + pause > give_up or is_over:
+                    raise TallyError(
+                        f"ClickHouse did not take {len(table)} rows of {name} in {self._retry_seconds:g} s: {error}. "
+                        "Nothing is lost: the flow resumes at its last snapshot once ClickHouse answers."
+                    ) from error
+            is_over = self._rest(pause)
+            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Writer(Protocol):
+    """Writes buffers in the order in which they are handed over."""
+
+    @property
+    def handed(self) -> int:
         """Buffers handed over so far."""
+        ...
+
+    def write(self, buffer: Buffer) -> None:
+        """Hand over a buffer; raises what an earlier one failed with. One caller at a time."""
+        ...
+
+    def wait(self, count: int) -> None:
+        """Return once the first `count` buffers are in ClickHouse, whatever comes after; raises what failed."""
+        ...
+
+    def abandon(self) -> None:
+        """End, and drop what is not written yet; raises nothing, may be called again."""
+        ...
+
+
+class ThreadedWriter:
+    """A `Writer` with a thread of its own. At most one buffer waits while one is written.
+
+    Args:
+        topic: The deployment's log topic.
+        open: Makes the insertion, given how to rest: woken when the writer is abandoned.
+    """
+
+    def __init__(self, topic: str, open: Callable[[Callable[[float], bool]], Insertion]) -> None:
+        self._topic = topic
+        self._waiting: queue.Queue[_Tables | None] = queue.Queue(maxsize=1)
+        self._handed = 0
         self._done = 0
         self._progress = threading.Condition()
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
+        self._insertion = open(self._abandoned.wait)
         self._thread = threading.Thread(target=self._run, name="clickhouse-writer", daemon=True)
         self._thread.start()
 
-    def write(self, buffer: Buffer) -> None:
-        """Hand over a buffer; raises what an earlier one failed with. One caller at a time.
+    @property
+    def handed(self) -> int:
+        return self._handed
 
-        Its tables are built here, on the flow's own thread: building holds the interpreter lock, and
-        would only make the flow wait for that; inserting gives it up.
+    def write(self, buffer: Buffer) -> None:
+        """Its tables are built here, on the flow's own thread: building holds the interpreter lock, and
+        would only make the flow wait for that; inserting gives it up. A caller that is faster is held back.
         """
         self._raise()
         self._waiting.put(buffer.tables(self._topic))
-        self.handed += 1
+        self._handed += 1
 
     def wait(self, count: int) -> None:
-        """Return once the first `count` buffers are in ClickHouse, whatever comes after; raises what failed."""
         with self._progress:
             self._progress.wait_for(lambda: self._done >= count)
         self._raise()
 
-    def close(self) -> None:
-        """Write what was handed over, then end the thread and its client; raises nothing, may be called again."""
+    def abandon(self) -> None:
+        self._abandoned.set()
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
-            self._client.close()
-
-    def abandon(self) -> None:
-        """Close, but drop what is not written yet."""
-        self._abandoned.set()
-        self.close()
+            self._insertion.close()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -133,29 +201,7 @@ class _Writer:
     def _write(self, tables: _Tables) -> None:
         for name, table in tables:
             if not self._abandoned.is_set():
-                self._insert(name, table)
-
-    def _insert(self, name: str, table: pa.Table) -> None:
-        """Insert a table; a passing failure is tried again until the bound has run out."""
-        give_up = time.monotonic() + self._retry_seconds
-        pause = _PAUSE_SECONDS_MIN
-        while True:
-            try:
-                begun = time.monotonic()
-                self._client.insert_arrow(name, table, settings=_INSERT_SETTINGS)
-                self._inserts.taken(name, len(table), time.monotonic() - begun)
-                return
-            except ClickHouseError as error:
-                self._inserts.refused(name, len(table), error)
-                if not passes(error):
-                    raise TallyError(f"ClickHouse refused {len(table)} rows of {name}: {error}") from error
-                if time.monotonic() + pause > give_up or self._abandoned.is_set():
-                    raise TallyError(
-                        f"ClickHouse did not take {len(table)} rows of {name} in {self._retry_seconds:g} s: {error}. "
-                        "Nothing is lost: the flow resumes at its last snapshot once ClickHouse answers."
-                    ) from error
-            self._abandoned.wait(pause)
-            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+                self._insertion.insert(name, table)
 
 
 def passes(error: ClickHouseError) -> bool:
@@ -176,21 +222,22 @@ class ClickHouseOutlet:
     """
 
     def __init__(
-        self, client: Client, *, topic: str, rows_max: int, seconds: float, retry_seconds: float, inserts: Inserts
+        self, writer: Writer, *, rows_max: int, seconds: float, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._writer = _Writer(client, topic, retry_seconds, inserts)
+        self._writer = writer
         self._rows_max = rows_max
         self._seconds = seconds
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._buffer = Buffer()
-        self._since = time.monotonic()
+        self._since = monotonic()
 
     def write(self, items: list[Item]) -> None:
         """Take items; hands the buffer over once it is full, or old enough."""
         with self._lock:
             for item in items:
                 self._buffer.add(item)
-            if self._buffer.count >= self._rows_max or time.monotonic() - self._since >= self._seconds:
+            if self._buffer.count >= self._rows_max or self._monotonic() - self._since >= self._seconds:
                 self._hand_over()
 
     def flush(self) -> None:
@@ -208,7 +255,7 @@ class ClickHouseOutlet:
         if self._buffer.count:
             self._writer.write(self._buffer)
             self._buffer = Buffer()
-        self._since = time.monotonic()
+        self._since = self._monotonic()
 
 
 class ClickHouseSink(SharedSink[Item]):
@@ -233,13 +280,8 @@ class ClickHouseSink(SharedSink[Item]):
         retry_seconds: float,
         inserts: Inserts | None = None,
     ) -> None:
-        super().__init__(
-            lambda: ClickHouseOutlet(
-                client(),
-                topic=topic,
-                rows_max=rows_max,
-                seconds=seconds,
-                retry_seconds=retry_seconds,
-                inserts=inserts or Untold(),
-            )
-        )
+
+        def insertion(rest: Callable[[float], bool]) -> Insertion:
+            return Insertion(client(), retry_seconds, inserts or Untold(), rest=rest)
+
+        super().__init__(lambda: ClickHouseOutlet(ThreadedWriter(topic, insertion), rows_max=rows_max, seconds=seconds))

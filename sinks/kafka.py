@@ -47,6 +47,8 @@ class KafkaOutlet:
         options: Keyword arguments of kafka-python's clients: addresses and security.
         topic: Must exist.
         wait_seconds: How long Kafka may take for one message, its retries included.
+        told: Called with each signal that was acknowledged.
+        producer: Makes the producer; for tests.
 
     Raises:
         TallyError: Kafka cannot be reached.
@@ -59,6 +61,7 @@ class KafkaOutlet:
         topic: str,
         wait_seconds: float,
         told: Callable[[Signal], None] = lambda signal: None,
+        producer: Callable[..., Any] = KafkaProducer,
     ) -> None:
         self._told = told
         self._topic = topic
@@ -66,7 +69,7 @@ class KafkaOutlet:
         self._address = _address(options)
         wait_ms = int(wait_seconds * 1000)
         try:
-            self._producer: Any = KafkaProducer(
+            self._producer: Any = producer(
                 **options,
                 enable_idempotence=True,
                 acks="all",

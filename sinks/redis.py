@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from typing_extensions import override
 
@@ -45,7 +45,7 @@ _Held = dict[PeriodKey, tuple[int, QuotaState, int, int]]
 
 
 @dataclass(slots=True)
-class _Waiting:
+class Waiting:
     """What is not sent yet; of a period only the newest state."""
 
     signals: list[Signal] = field(default_factory=list)
@@ -86,29 +86,82 @@ def _field(states: QuotaStates, key: PeriodKey, used: int, state: QuotaState, in
     return QuotaField(subject, feature, used, limit, state, start, end, inputs, ERA, states.plan, on_exceed, since_us)
 
 
+class Urgent(NamedTuple):
+    """Signals, and the quotas that they are about."""
+
+    signals: list[Signal]
+    quotas: list[QuotaField]
+
+
+class QuotaStore(Protocol):
+    """What `sinks.redis_quotas.Quotas` does."""
+
+    def write(self, fields: Sequence[QuotaField], *, live: bool) -> int: ...
+    def publish(self, channel: str, messages: Sequence[bytes]) -> None: ...
+    def was_restored(self) -> bool: ...
+    def note_restored(self) -> None: ...
+    def give_up(self) -> None: ...
+    def rest(self, seconds: float) -> None: ...
+    def close(self) -> None: ...
+
+
+class Sender:
+    """Sends what waits, by one thread at a time.
+
+    Args:
+        quotas: The way to Redis.
+        channel: Where signals are published.
+        told: Called with each signal that was published.
+    """
+
+    def __init__(self, quotas: QuotaStore, channel: str, told: Callable[[Signal], None] = lambda signal: None) -> None:
+        self._quotas = quotas
+        self._channel = channel
+        self._told = told
+
+    def send(self, waiting: Waiting, meanwhile: Callable[[], Urgent | None] = lambda: None) -> None:
+        """Signals after the quotas they are about, so that who is told to look finds it.
+
+        Args:
+            waiting: What to send.
+            meanwhile: Asked between two round trips for signals that came since: they do not wait for many quotas.
+        """
+        if waiting.signals:
+            self._send_signals(Urgent(waiting.signals, waiting.urgent()))
+        fields = waiting.fields()
+        while chunk := list(islice(fields, CHUNK_FIELDS)):
+            self._quotas.write(chunk, live=True)
+            newer = meanwhile()
+            if newer is not None:
+                self._send_signals(newer)
+
+    def _send_signals(self, urgent: Urgent) -> None:
+        self._quotas.write(urgent.quotas, live=True)
+        self._quotas.publish(self._channel, list(map(signal_event, urgent.signals)))
+        for signal in urgent.signals:
+            self._told(signal)
+
+    def give_up(self) -> None:
+        """Let a call under way fail soon, and every later one at once; may be called by another thread."""
+        self._quotas.give_up()
+
+    def close(self) -> None:
+        self._quotas.close()
+
+
 class RedisOutlet:
     """Gathers what the flow watches, and sends it on a thread of its own. For any number of threads.
 
     Args:
-        quotas: The way to Redis; closed at the end.
-        channel: Where signals are published.
+        sender: The way to Redis; closed at the end.
         check: Called at each barrier; may raise.
-        told: Called with each signal that was published.
     """
 
-    def __init__(
-        self,
-        quotas: Quotas,
-        channel: str,
-        check: Callable[[], None] = lambda: None,
-        told: Callable[[Signal], None] = lambda signal: None,
-    ) -> None:
-        self._quotas = quotas
-        self._told = told
+    def __init__(self, sender: Sender, check: Callable[[], None] = lambda: None) -> None:
+        self._sender = sender
         self._check = check
-        self._channel = channel
         self._changed = threading.Condition()
-        self._waiting = _Waiting()
+        self._waiting = Waiting()
         self._taken = 0
         self._sent = 0
         self._barriers = 0
@@ -143,12 +196,12 @@ class RedisOutlet:
 
     def abandon(self) -> None:
         """End without sending what waits; raises nothing, may be called again."""
-        self._quotas.give_up()
+        self._sender.give_up()
         with self._changed:
             self._ended.set()
             self._changed.notify_all()
         self._thread.join()
-        self._quotas.close()
+        self._sender.close()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -163,11 +216,11 @@ class RedisOutlet:
                     self._changed.wait_for(self._is_urgent, pause)
                     if self._ended.is_set():
                         return
-                    waiting, self._waiting = self._waiting, _Waiting()
+                    waiting, self._waiting = self._waiting, Waiting()
                     taken = self._taken
                 begun = time.monotonic()
                 if waiting:
-                    self._send(waiting)
+                    self._sender.send(waiting, self._newer)
                 with self._changed:
                     self._sent = taken
                     self._changed.notify_all()
@@ -180,31 +233,14 @@ class RedisOutlet:
     def _is_urgent(self) -> bool:
         return self._ended.is_set() or bool(self._waiting.signals) or (self._barriers > 0 and self._sent < self._taken)
 
-    def _send(self, waiting: _Waiting) -> None:
-        """Signals after the quotas they are about, so that who is told to look finds it."""
-        if waiting.signals:
-            self._quotas.write(waiting.urgent(), live=True)
-            self._publish(waiting.signals)
-        fields = waiting.fields()
-        while chunk := list(islice(fields, CHUNK_FIELDS)):
-            self._quotas.write(chunk, live=True)
-            self._publish_meanwhile()
-
-    def _publish(self, signals: list[Signal]) -> None:
-        self._quotas.publish(self._channel, list(map(signal_event, signals)))
-        for signal in signals:
-            self._told(signal)
-
-    def _publish_meanwhile(self) -> None:
-        """Do not let signals that came just now wait for many quotas."""
+    def _newer(self) -> Urgent | None:
+        """Take out the signals that came just now, with their quotas."""
         with self._changed:
             if not self._waiting.signals:
-                return
-            signals = _Waiting(self._waiting.signals, self._waiting.quotas)
+                return None
+            newer = Urgent(self._waiting.signals, self._waiting.urgent())
             self._waiting.signals = []
-            urgent = signals.urgent()
-        self._quotas.write(urgent, live=True)
-        self._publish(signals.signals)
+            return newer
 
 
 class RedisSink(SharedSink[Watched]):
@@ -234,7 +270,7 @@ class RedisSink(SharedSink[Watched]):
         )
         self._restoring: tuple[Quotas, threading.Thread] | None = None
         self._failure: BaseException | None = None
-        super().__init__(lambda: RedisOutlet(self._quotas(), channel, self._raise, told))
+        super().__init__(lambda: RedisOutlet(Sender(self._quotas(), channel, told), self._raise))
 
     def restore(self, ledger: str, fields: Callable[[], Iterable[QuotaField]]) -> None:
         """Write all open quotas beside the flow that is about to run, unless this Redis was given them before.
@@ -271,13 +307,18 @@ class RedisSink(SharedSink[Watched]):
 
     def _restore(self, quotas: Quotas, read: Callable[[], Iterable[QuotaField]]) -> None:
         try:
-            if quotas.was_restored():
-                return
-            fields = iter(read())
-            while chunk := list(islice(fields, CHUNK_FIELDS)):
-                begun = time.monotonic()
-                quotas.write(chunk, live=False)
-                quotas.rest(time.monotonic() - begun)
-            quotas.note_restored()
+            restore(quotas, read)
         except BaseException as error:  # kept for the flow's own threads, which raise it
             self._failure = error
+
+
+def restore(quotas: QuotaStore, read: Callable[[], Iterable[QuotaField]]) -> None:
+    """Write all open quotas, unless this Redis was given them before."""
+    if quotas.was_restored():
+        return
+    fields = iter(read())
+    while chunk := list(islice(fields, CHUNK_FIELDS)):
+        begun = time.monotonic()
+        quotas.write(chunk, live=False)
+        quotas.rest(time.monotonic() - begun)
+    quotas.note_restored()

@@ -318,7 +318,7 @@ app()
 """
 BATCH = "sources.files.FilePartition.next_batch"
 TOTALS = "operators.aggregate._Shard.on_batch"
-WRITER = "sinks.clickhouse._Writer._insert"
+WRITER = "sinks.clickhouse.Insertion.insert"
 ERROR = "raise TallyError('the disk is full: free some space')"
 
 

@@ -16,7 +16,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError, DataError, Opera
 from domain.ports import TallyError
 from domain.quota import QuotaState, SignalType
 from sinks import clickhouse
-from sinks.clickhouse import ClickHouseSink
+from sinks.clickhouse import ClickHouseSink, Insertion, Untold
 from tests.sinks.samples import (
     TOPIC,
     QuotaRow,
@@ -312,32 +312,19 @@ def test_a_passing_failure_is_tried_again(fake: FakeClient, monkeypatch: pytest.
         assert fake.names() == ["usage", "rated_usage"]
 
 
-def test_the_pauses_grow_and_the_bound_holds(fake: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pauses_grow_and_the_bound_holds(fake: FakeClient) -> None:
     now = [0.0]
     pauses: list[float] = []
 
-    class Clock:
-        @staticmethod
-        def monotonic() -> float:
-            return now[0]
-
-    def wait(self: threading.Event, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        if threading.current_thread().name == "clickhouse-writer" and self is not fake.gate:
-            pauses.append(timeout)
-            now[0] += timeout
-        return True
+    def rest(seconds: float) -> bool:
+        pauses.append(seconds)
+        now[0] += seconds
+        return False
 
     fake.always = TIMEOUT
-    with partition(fake, retry_seconds=30) as part:
-        monkeypatch.setattr(clickhouse, "time", Clock)
-        monkeypatch.setattr(threading.Event, "wait", wait)
-        part.write_batch([updated(usage())])
-        with pytest.raises(
-            TallyError, match=r"did not take 1 rows of usage in 30 s: the connection was refused. Nothi"
-        ):
-            part.snapshot()
-        monkeypatch.undo()
+    insertion = Insertion(cast(Client, fake), 30, Untold(), rest=rest, monotonic=lambda: now[0])
+    with pytest.raises(TallyError, match=r"did not take 1 rows of usage in 30 s: the connection was refused. Nothi"):
+        insertion.insert("usage", pa.table({"meter": ["api_bytes"]}))
     assert [round(pause, 3) for pause in pauses] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5, 5]
     assert len(fake.attempts) == len(pauses) + 1
     assert now[0] <= 30
