@@ -14,7 +14,8 @@ from domain.ports import TallyError
 from engines.clickhouse import EmbeddedClickHouse
 from engines.clickhouse_server import connect, database_of
 from engines.front import ClickHouseFront
-from tests.tls.proxy import CA, CLIENT, SERVER, TlsProxy
+from tests.services.proxy import Proxy
+from tests.tls.context import CA, CLIENT, SERVER, server_context
 
 
 @pytest.fixture
@@ -42,14 +43,14 @@ def test_a_wrong_password_is_named_and_not_shown(plain: str) -> None:
 
 
 def test_tls_with_the_right_authority(front: ClickHouseFront, plain: str) -> None:
-    with TlsProxy(plain) as proxy:
+    with Proxy(plain, tls=server_context()) as proxy:
         for host in ("127.0.0.1", "localhost"):
             with closing(connect(f"https://{host}:{proxy.port}", ca_file=CA, **login(front))) as client:
                 assert client.command("SELECT 7") == 7
 
 
 def test_tls_faults_have_remedies(front: ClickHouseFront, plain: str) -> None:
-    with TlsProxy(plain) as proxy:
+    with Proxy(plain, tls=server_context()) as proxy:
         secure = f"https://127.0.0.1:{proxy.port}"
         with pytest.raises(TallyError, match=r"its certificate does not hold .*TALLY_CLICKHOUSE_CA_FILE"):
             connect(secure, **login(front))
@@ -62,7 +63,7 @@ def test_tls_faults_have_remedies(front: ClickHouseFront, plain: str) -> None:
 
 
 def test_a_client_certificate(front: ClickHouseFront, plain: str, tmp_path: Any) -> None:
-    with TlsProxy(plain, asks=True) as proxy:
+    with Proxy(plain, tls=server_context(asks=True)) as proxy:
         secure = f"https://127.0.0.1:{proxy.port}"
         with closing(connect(secure, ca_file=CA, certificate_file=CLIENT, **login(front))) as client:
             assert client.command("SELECT 7") == 7

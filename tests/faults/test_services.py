@@ -10,8 +10,8 @@ import redis
 from tallyflow import Quotas
 
 from tests.faults.report import Report
+from tests.services.proxy import Proxy
 from tests.services.redis_cluster import RedisCluster, RedisNode
-from tests.stores.proxy import Proxy
 from tests.system.system import System, check_quotas
 from tests.system.traffic import Traffic
 
@@ -50,7 +50,7 @@ def test_redis_fails_over_to_a_replica_that_lags(system: System, report: Report,
             system.emit(traffic.events(200))
             system.settle(flow)
             assert len(replica.client.keys("*")) < len(master.client.keys("*"))
-            address.fail_over(replica.url)
+            address.lead_to(replica.url)
             failed_over = time.monotonic()
             system.emit(traffic.events(200))
             system.settle(flow)

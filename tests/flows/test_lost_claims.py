@@ -13,8 +13,8 @@ from domain.ports import ClaimsLost, TallyError
 from stores.claims import RedisClaims
 from tests.flows.places import Disturb, Place, StopAfter, check, events, expected
 from tests.flows.scenes import CATALOG, Scene
+from tests.services.proxy import Proxy
 from tests.services.redis_cluster import RedisCluster, RedisNode
-from tests.stores.proxy import Proxy
 
 SMALL: dict[str, Any] = {
     "batch_rows_max": 10,

@@ -21,7 +21,7 @@ from kafka.errors import CoordinatorNotAvailableError, KafkaError
 
 from engines.child import spawn
 from tests.services.jars import find_java, kafka_jars
-from tests.services.ports import free_ports
+from tests.services.ports import free_ports, quiet_port
 
 START_SECONDS_MAX = 90
 STOP_SECONDS_MAX = 60
@@ -47,7 +47,9 @@ class Kafka:
         self._directory = directory.absolute()
         self._java = find_java()
         self._jars = kafka_jars()
-        self._port, self._controller_port = free_ports(2)
+        self._port, self._controller_port, self._behind_port = free_ports(3)
+        self.proxied_port = quiet_port()
+        """For a proxy that leads to `behind`. Clients that come through it are told to stay with it."""
         self._options = options or {}
         self.client = client or {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,6 +65,11 @@ class Kafka:
     def bootstrap(self) -> str:
         """Host and port for clients; the same after a restart."""
         return f"127.0.0.1:{self._port}"
+
+    @property
+    def behind(self) -> str:
+        """Host and port of the listener that is meant for a proxy; the same after a restart."""
+        return f"127.0.0.1:{self._behind_port}"
 
     @property
     def pid(self) -> int:
@@ -150,9 +157,9 @@ class Kafka:
             "controller.quorum.voters": f"1@{controller}",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
+            "listeners": f"PLAINTEXT://{self.bootstrap},PROXIED://{self.behind},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap},PROXIED://127.0.0.1:{self.proxied_port}",
             "log.dirs": str(self._directory / "data"),
             "auto.create.topics.enable": "false",
             "default.replication.factor": "1",

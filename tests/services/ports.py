@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import socket
+
+_QUIET = range(23_000, 30_000)
+
+
+def quiet_port() -> int:
+    """A port that nobody listens on, below those that the kernel gives to clients: nobody takes it by chance."""
+    while True:
+        port = random.SystemRandom().choice(_QUIET)
+        with socket.socket() as some:
+            try:
+                some.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def free_ports(count: int) -> list[int]:

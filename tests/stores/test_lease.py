@@ -14,7 +14,7 @@ import redis
 from domain.ports import ClaimsUnavailable, Fenced, TallyError
 from stores import lease as lease_module
 from stores.lease import Lease
-from tests.stores.proxy import Proxy
+from tests.services.proxy import Proxy
 
 SECONDS = 1.0
 Make = Callable[..., Lease]
@@ -143,10 +143,10 @@ def test_a_short_outage_does_not_end_it(make: Make, url: str) -> None:
         lease = make(address=proxy.url, seconds=2)
         lease.acquire()
         for _ in range(3):
-            proxy.cut_next_answer.set()
+            proxy.drop_answers()
             time.sleep(0.7)
         assert lease.held
-        assert proxy.cuts
+        assert proxy.dropped
         lease.close()
 
 

@@ -14,6 +14,7 @@ import redis
 from domain.ports import ClaimsLost, ClaimsUnavailable, Fenced, TallyError
 from engines.redis_server import RedisServer
 from stores.claims import RedisClaims
+from tests.services.proxy import Proxy
 from tests.services.redis_cluster import RedisNode
 from tests.stores.claim_stores import (
     ACCEPT_WITHIN_US,
@@ -25,7 +26,6 @@ from tests.stores.claim_stores import (
     requests,
     started,
 )
-from tests.stores.proxy import Proxy
 
 A, B = Event("a"), Event("b")
 
@@ -54,9 +54,9 @@ def test_a_call_whose_answer_was_lost_is_repeated(url: str) -> None:
     with Proxy(url) as proxy:
         claims = started(RedisStore(proxy.url, shards=2))
         claim(claims, 0, 0, [A])
-        proxy.cut_next_answer.set()
+        proxy.drop_answers()
         assert claim(claims, 0, 1, [B, A, B]) == {2: first(0, 0), 3: first(0, 1)}
-        assert proxy.cuts == 1
+        assert proxy.dropped == 1
         assert claims.progress() == {0: 4}
         claims.close()
 
@@ -65,11 +65,11 @@ def test_publishing_and_restoring_bear_repetition(url: str) -> None:
     with Proxy(url) as proxy:
         claims = RedisStore(proxy.url, shards=1).instance()
         claims.take_over()
-        proxy.cut_next_answer.set()
+        proxy.drop_answers()
         claims.restore(0, requests([A]))
-        proxy.cut_next_answer.set()
+        proxy.drop_answers()
         claims.publish({0: 1})
-        assert proxy.cuts == 2
+        assert proxy.dropped == 2
         assert claim(claims, 0, 0, [A, A]) == {1: first(0, 0)}
         claims.close()
 
@@ -122,11 +122,10 @@ def test_an_old_redis_is_refused(url: str) -> None:
     with redis.Redis.from_url(url) as client:
         version = str(client.info("server")["redis_version"])
     old = "5" + version[1:]
-    with (
-        Proxy(url, replace=(f"redis_version:{version}".encode(), f"redis_version:{old}".encode())) as proxy,
-        pytest.raises(TallyError, match=f"is version {old}: claims need 6.2 or later"),
-    ):
-        RedisStore(proxy.url, shards=1).instance().take_over()
+    with Proxy(url) as proxy:
+        proxy.answers.replace = f"redis_version:{version}".encode(), f"redis_version:{old}".encode()
+        with pytest.raises(TallyError, match=f"is version {old}: claims need 6.2 or later"):
+            RedisStore(proxy.url, shards=1).instance().take_over()
 
 
 def test_another_server_process_is_not_trusted(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import redis
 
 from domain.ports import ClaimsUnavailable, TallyError
 from stores.claims import RedisClaims
+from tests.services.proxy import Proxy
 from tests.stores.claim_stores import ACCEPT_WITHIN_US
-from tests.tls.proxy import CA, CLIENT, TlsProxy
+from tests.tls.context import CA, CLIENT, server_context
 
 SECRET = "s3cret/%"
 
@@ -34,7 +35,7 @@ def claims(url: str, wait_seconds: float = 5.0, **options: str) -> RedisClaims:
 
 def test_user_password_and_certificates(redis_url: str, user: str) -> None:
     assert urlsplit(redis_url).scheme == "unix"
-    with TlsProxy(redis_url, asks=True) as proxy:
+    with Proxy(redis_url, tls=server_context(asks=True)) as proxy:
         found = claims(
             f"rediss://127.0.0.1:{proxy.port}/3",
             username=user,
@@ -51,7 +52,7 @@ def test_user_password_and_certificates(redis_url: str, user: str) -> None:
 
 
 def test_a_wrong_password_is_named_and_not_shown(redis_url: str, user: str) -> None:
-    with TlsProxy(redis_url) as proxy:
+    with Proxy(redis_url, tls=server_context()) as proxy:
         url = f"rediss://127.0.0.1:{proxy.port}"
         with pytest.raises(TallyError, match=r"check TALLY_REDIS_URL.*TALLY_REDIS_PASSWORD") as caught:
             claims(url, username=user, password="another" + SECRET, ssl_ca_certs=str(CA)).examine()
@@ -59,7 +60,7 @@ def test_a_wrong_password_is_named_and_not_shown(redis_url: str, user: str) -> N
 
 
 def test_an_unknown_authority_is_not_waited_for(redis_url: str) -> None:
-    with TlsProxy(redis_url) as proxy:
+    with Proxy(redis_url, tls=server_context()) as proxy:
         begun = time.monotonic()
         with pytest.raises(TallyError, match=r"certificate .*TALLY_REDIS_CA_FILE") as caught:
             claims(f"rediss://127.0.0.1:{proxy.port}", wait_seconds=30).examine()

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from domain.ports import TICKETS_MAX, Claim, ClaimsLost, ClaimsUnavailable, Fenced, Ticket
+from tests.services.proxy import Proxy
 from tests.stores.claim_stores import Event, Instance, RedisStore, Store, claim, first, requests, started
-from tests.stores.proxy import Proxy
 
 A, B, C = Event("a"), Event("b"), Event("c")
 
@@ -129,11 +129,11 @@ def test_a_connection_may_break_with_any_answer(url: str, lost_answer: int) -> N
         tickets: list[Ticket] = []
         for number, events in enumerate(batches):
             if number == lost_answer:
-                proxy.cut_next_answer.set()
+                proxy.drop_answers()
             tickets.append(send(claims, 0, 2 * number, events))
         found = [claims.receive(ticket) for ticket in tickets]
         assert found == [{}, {0: first(0, 1)}, {1: first(0, 0)}, {0: first(0, 3), 1: first(0, 4)}]
-        assert proxy.cuts == 1
+        assert proxy.dropped == 1
         assert claims.progress() == {0: 9}
         claims.close()
 

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from domain.signals_json import CONTENT_TYPE
-from tests.tls.proxy import CA, TlsProxy
+from tests.services.proxy import Proxy
+from tests.tls.context import CA, server_context
 from tests.webhooks.receiver import SECRET, Receiver, Reply
 from webhooks.endpoints import Endpoint
 from webhooks.lanes import Answer
@@ -112,7 +113,7 @@ def test_a_private_address_is_refused_before_anything_is_sent(receiver: Receiver
 
 def test_certificates_are_checked_against_the_name(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection goes to an address; the certificate is that of the host name."""
-    with TlsProxy(receiver.url) as proxy:
+    with Proxy(receiver.url, tls=server_context()) as proxy:
         unknown = sender(f"https://localhost:{proxy.port}").post("1", _BODY)
         assert (unknown.status, "TLS with localhost" in unknown.error) == (0, True)
         trusting = ssl.create_default_context(cafile=str(CA))
