@@ -66,10 +66,9 @@ def _exact_type(shape: Shape, name: str) -> Any:
 
 
 def _string_type(shape: Shape) -> Any:
-    if shape.low is None and shape.high is None and shape.pattern is None:
+    if shape.low is None and shape.high is None:
         return str
-    pattern = shape.pattern.pattern if shape.pattern else None
-    return Annotated[str, Meta(min_length=shape.low, max_length=shape.high, pattern=pattern)]
+    return Annotated[str, Meta(min_length=shape.low, max_length=shape.high)]
 
 
 def _object_type(shape: Shape, name: str) -> Any:
@@ -112,7 +111,7 @@ def _exact_refiner(shape: Shape) -> Refiner | None:
         case "boolean":
             return _checked(shape) if shape.enum is not None else None
         case "string":
-            return _checked(shape) if shape.date_time and shape.enum is None else None
+            return _checked(shape) if (shape.date_time or shape.pattern) and shape.enum is None else None
         case "array" | "object" if shape.free:
             return rules.plain
         case "array":

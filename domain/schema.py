@@ -8,7 +8,6 @@ subset. Data that does not fit is a `Fault`, never an exception.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -39,7 +38,7 @@ KEYWORDS: Mapping[str, tuple[frozenset[str], str]] = {
     "maximum": (_NUMERIC, "The greatest accepted value."),
     "exclusiveMinimum": (_NUMERIC, "Values must be greater than this number."),
     "exclusiveMaximum": (_NUMERIC, "Values must be less than this number."),
-    "pattern": (frozenset({"string"}), "A regular expression (Python's `re`) that must be found in the string."),
+    "pattern": (frozenset({"string"}), "A regular expression to be found in it: RE2's, without lookaround."),
     "minLength": (frozenset({"string"}), "The least number of characters (Unicode code points)."),
     "maxLength": (frozenset({"string"}), "The greatest number of characters (Unicode code points)."),
     "format": (frozenset({"string"}), "Only date-time: RFC 3339 with an offset."),
@@ -302,16 +301,16 @@ class _Reader:
         self.fault(_join(path, key), f"is {value!r}", "write a number of characters, 0 or more")
         return None
 
-    def _pattern(self, spec: Mapping[Any, object], path: str) -> re.Pattern[str] | None:
+    def _pattern(self, spec: Mapping[Any, object], path: str) -> shape.Pattern | None:
         value = spec.get("pattern")
         if "pattern" not in spec:
             return None
         try:
             if isinstance(value, str):
-                return re.compile(value)
+                return shape.Pattern(value)
             self.fault(_join(path, "pattern"), f"is {value!r}", "write a regular expression as a string")
-        except (re.error, RecursionError, OverflowError) as error:
-            self.fault(_join(path, "pattern"), f"is no regular expression: {error}", "correct it")
+        except ValueError as error:
+            self.fault(_join(path, "pattern"), f"is no regular expression (RE2): {error}", "correct it")
         return None
 
     def _object(self, node: Shape, spec: Mapping[Any, object], path: str, depth: int) -> Shape:

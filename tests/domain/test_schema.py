@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -446,3 +447,27 @@ def test_annotations_are_ignored() -> None:
 def test_faults_print_with_path_and_remedy() -> None:
     assert str(Fault("a.b", "is wrong", "mend it")) == "a.b: is wrong; mend it"
     assert str(Fault("", "is wrong")) == "is wrong"
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "(a|aa)+$", "(.*)*$x", "^(([a-z])+.)+[A-Z]$", "a*a*a*a*a*b"])
+def test_no_pattern_takes_longer_than_the_text_is_long(pattern: str) -> None:
+    """Python's own expressions take exponential time for these (or quadratic), and the flow would stand still."""
+    schema = compile_schema({"type": "object", "properties": {"s": {"type": "string", "pattern": pattern}}})
+    began = time.perf_counter()
+    assert schema.check({"s": "a" * 1_000_000 + "!"}) is not None
+    assert time.perf_counter() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "found"),
+    [("^a$", "a", True), ("^a$", "a\n", False), ("^.$", "😀", True), ("é", "café", True), (r"^\d$", "\u0662", False)],
+)
+def test_a_pattern_is_read_as_json_schema_has_it(pattern: str, value: str, found: bool) -> None:
+    schema = compile_schema({"type": "object", "properties": {"s": {"type": "string", "pattern": pattern}}})
+    assert (schema.check({"s": value}) is None) == found
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?=a)", r"(a)\1", "a{1001}", "((a{100}){100}){100}", "[b-a]", "\\"])
+def test_what_is_no_linear_expression_is_a_fault(pattern: str) -> None:
+    with pytest.raises(SchemaError, match=r"is no regular expression \(RE2\)"):
+        compile_schema({"type": "object", "properties": {"s": {"type": "string", "pattern": pattern}}})

@@ -161,7 +161,7 @@ def _valid_scalar(schema: dict[str, Any], value: Any) -> bool:
 def _valid_string(schema: dict[str, Any], value: str) -> bool:
     if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
         return False
-    if "pattern" in schema and re.search(schema["pattern"], value) is None:
+    if "pattern" in schema and re.search(schema["pattern"].replace("$", r"\Z"), value, re.ASCII) is None:
         return False
     return schema.get("format") != "date-time" or instant_us(value) is not None
 
