@@ -9,13 +9,14 @@ STAMP := $(VENV)/.stamp
 MANIFESTS := $(filter-out %/kustomization.yaml %/catalog.yaml,$(wildcard deploy/kubernetes/*.yaml))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults test-image lint format docs bench bench-latency services clean
+.PHONY: help demo test faults test-image lint format fuzz docs bench bench-latency services clean
 
 help:
 	@echo "make demo        see what tallyflow does, with embedded engines and sample events"
 	@echo "make test        run the tests"
 	@echo "make faults      run the fault matrix: what is killed, cut off, emptied and moved under real processes"
 	@echo "make test-image  install without the embedded engines and run as the image does (a minute)"
+	@echo "make fuzz        look for inputs that break what reads them (SECONDS=60 for each target, TARGET=line ...)"
 	@echo "make lint        ruff, mypy, the import contracts, and what is deployed"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make docs        write the reference pages anew"
@@ -42,6 +43,14 @@ faults: $(STAMP)
 
 test-image: $(STAMP)
 	$(BIN)/python -m pytest -m image
+
+# SECONDS is for each target; bash has a variable of that name, so one from the environment is no wish.
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60) $(TARGET)
+
+$(VENV)/.fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

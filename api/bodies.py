@@ -97,7 +97,7 @@ async def read_body(
     if encoding not in (b"", b"identity", b"gzip", b"x-gzip"):
         raise UnknownEncoding(encoding.decode("latin-1"))
     announced = names.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > bytes_max:
+    if announced.isdigit() and (len(announced) > 18 or int(announced) > bytes_max):
         raise TooLarge
     collect = _Unpacked(bytes_max, held) if encoding.endswith(b"gzip") else _Plain(bytes_max, held)
     try:

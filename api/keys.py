@@ -92,7 +92,7 @@ def read_keys(text: str, where: str) -> KeyRing:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         at = f" in line {mark.line + 1}" if mark else ""
         raise TallyError(f"{where} is neither YAML nor JSON{at}: correct it") from None

@@ -110,6 +110,9 @@ def bounded_protocol(read_seconds_max: float, connections_max: int) -> type[H11P
                 ]
                 for event in events:
                     self.transport.write(self.conn.send(event) or b"")
+            if self.cycle is not None:  # the application may still be reading: its answer would be a second one
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             self.transport.close()
 
     return BoundedProtocol

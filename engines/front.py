@@ -231,7 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(IDLE_SECONDS_MAX)
 
     def _dispatch(self, body: Body, reads_only: bool) -> None:
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError as error:
+            raise Refused(1000, f"the request's target is no URL: {error}", 400) from None
         alive = url.path == "/ping" or (url.path == "/" and self.command == "GET" and not url.query)
         if alive or url.path != "/":
             body.drain(_UNAUTHORISED_BODY_BYTES)

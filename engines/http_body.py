@@ -96,8 +96,8 @@ def _framed(stream: BufferedIOBase, headers: Message) -> Iterator[bytes]:
         yield from _chunked(stream)
         return
     length = headers.get("Content-Length", "0").strip()
-    if not (length.isascii() and length.isdigit()):
-        raise BadBody(f"Content-Length {length!r} is not a number")
+    if not re.fullmatch(r"[0-9]{1,18}", length):
+        raise BadBody(f"Content-Length {length[:40]!r} is no number of bytes")
     yield from _exactly(stream, int(length))
 
 

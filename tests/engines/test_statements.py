@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from engines.statements import parse_statement
@@ -60,3 +62,9 @@ def test_several_statements(sql: str) -> None:
 @pytest.mark.parametrize("sql", ["SELECT 'a", "SELECT 'a\\", "SELECT `a", "SELECT 1 /* a", "SELECT $a$ b"])
 def test_what_is_not_closed_is_left_to_the_engine(sql: str) -> None:
     assert parse_statement(sql.encode()).text == sql.encode()
+
+
+def test_many_heredocs_without_an_end_take_linear_time() -> None:
+    began = time.process_time()
+    parse_statement(b"SELECT " + b"".join(b"$%x$ " % i for i in range(100_000)))
+    assert time.process_time() - began < 10
