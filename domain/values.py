@@ -9,7 +9,7 @@ exact, and never a float.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from enum import StrEnum
@@ -94,6 +94,35 @@ class RawBatch:
     log_time_us: int | None = None
     """Running maximum of the partition's log time; None where log times are not monotone."""
 
+    def strides(self, rows_max: int) -> Iterator[RawBatch]:
+        """The same events in parts of at most so many, but that a message stays whole."""
+        start, start_offset = 0, self.start_offset
+        while (end := self._message_end(start + rows_max)) < len(self.offsets):
+            yield self._part(start, end, start_offset, self.offsets[end])
+            start, start_offset = end, self.offsets[end]
+        yield self if start == 0 else self._part(start, len(self.offsets), start_offset, self.next_offset)
+
+    def _message_end(self, place: int) -> int:
+        """The first place from the given one on where a message begins, or the end."""
+        while place < len(self.offsets) and self.offsets[place] == self.offsets[place - 1]:
+            place += 1
+        return min(place, len(self.offsets))
+
+    def _part(self, start: int, end: int, start_offset: int, next_offset: int) -> RawBatch:
+        def cut(column: list[Any] | None) -> Any:
+            return None if column is None else column[start:end]
+
+        return replace(
+            self,
+            start_offset=start_offset,
+            next_offset=next_offset,
+            offsets=cut(self.offsets),
+            indexes=cut(self.indexes),
+            payloads=cut(self.payloads),
+            attributes=cut(self.attributes),
+            log_times_us=cut(self.log_times_us),
+        )
+
 
 class Refusal(NamedTuple):
     """Why one event was not accepted, and what is known of it ("" and 0 where it cannot be trusted)."""
@@ -128,6 +157,12 @@ class Rejects:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def extend(self, others: Rejects) -> None:
+        """Append rejects."""
+        for f in fields(self):
+            column = getattr(self, f.name)
+            column += getattr(others, f.name)
 
     def add(
         self,
@@ -174,6 +209,13 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def extend(self, others: Events) -> None:
+        """Append events that come after these."""
+        for f in fields(self):
+            column = getattr(self, f.name)
+            if column is not None:
+                column += getattr(others, f.name)
 
     def without(self, drop: Collection[int]) -> Events:
         """The events but those at the given places."""

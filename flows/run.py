@@ -18,8 +18,9 @@ from domain.ports import TallyError
 from flows.start import Deployment
 from telemetry.health import Phase
 
-_GC_THRESHOLDS = (100_000, 20, 100)
-"""State is millions of long-lived small objects; the default thresholds scan them over and over."""
+_GC_THRESHOLDS = (1_000_000, 20, 1_000)
+"""State is millions of long-lived small objects, and hardly any garbage is cyclic; the default thresholds scan them
+over and over."""
 
 _FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 

@@ -10,17 +10,24 @@ from bytewax.dataflow import operator
 from bytewax.operators import Stream
 
 from domain.ports import TICKETS_MAX, Claim, ClaimRequests, Claims, Ticket
-from domain.values import Batch, Events, Position, RawBatch, Reason, Refusal
+from domain.values import Batch, Events, Position, RawBatch, Reason, Refusal, Rejects
+
+STRIDE_ROWS = 5_000
+"""Few enough that what is decoded is still in the processor's cache when it is claimed."""
 
 
 @operator
 def deduplicate(
-    step_id: str, up: Stream[RawBatch], decode: Callable[[RawBatch], Batch], claims: Claims
+    step_id: str,
+    up: Stream[RawBatch],
+    decode: Callable[[RawBatch], Batch],
+    claims: Claims,
+    stride_rows: int = STRIDE_ROWS,
 ) -> Stream[Batch]:
     """Decode batches, and move events whose key another position claimed first to the rejects.
 
-    One step, so that the store works on a batch while the next one is decoded. It is called for every
-    batch, also for one without events, so that it can tell whether it holds every claim before this one.
+    One step, so that the store works on a stride of a batch while the next one is decoded. It is called for
+    every batch, also for one without events, so that it can tell whether it holds every claim before this one.
     What it raises stops the flow; nothing passes unclaimed.
 
     Args:
@@ -28,18 +35,29 @@ def deduplicate(
         up: Batches as received, in order of offset within a partition.
         decode: Says of every event of a batch whether it is accepted but for repeats.
         claims: Who claimed an idempotency key first.
+        stride_rows: So many events are decoded and claimed together.
     """
 
     def claim(raws: list[RawBatch]) -> list[Batch]:
         passed: list[Batch] = []
-        sent: deque[tuple[Batch, Ticket]] = deque()
+        sent: deque[tuple[Batch, Batch, Ticket]] = deque()
+
+        def receive() -> None:
+            whole, decoded, ticket = sent.popleft()
+            judged = _without_repeats(claims, decoded, ticket)
+            whole.events.extend(judged.events)
+            whole.rejects.extend(judged.rejects)
+
         for raw in raws:
-            batch = decode(raw)
-            if len(sent) == TICKETS_MAX:
-                passed.append(_without_repeats(claims, *sent.popleft()))
-            sent.append((batch, _send(claims, batch)))
+            whole = Batch(raw, Events(attributes=None if raw.attributes is None else []), Rejects())
+            passed.append(whole)
+            for stride in raw.strides(stride_rows):
+                decoded = decode(stride)
+                if len(sent) == TICKETS_MAX:
+                    receive()
+                sent.append((whole, decoded, _send(claims, decoded)))
         while sent:
-            passed.append(_without_repeats(claims, *sent.popleft()))
+            receive()
         return passed
 
     return op.flat_map_batch("claim", up, claim)

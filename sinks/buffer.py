@@ -29,7 +29,9 @@ class Buffer:
 
     count: int = 0
     """Rows added, the repeats of a key too."""
-    _batches: list[Batch] = field(default_factory=list)
+    _events: list[pa.Table] = field(default_factory=list)
+    _rejects: list[pa.Table] = field(default_factory=list)
+    _changes: list[pa.Table] = field(default_factory=list)
     _progress: dict[int, rows.ProgressRow] = field(default_factory=dict)
     _usage: dict[str, tuple[UsageUpdate, _ByKey]] = field(default_factory=dict)
     _members: set[MemberUpdate] = field(default_factory=set)
@@ -40,7 +42,12 @@ class Buffer:
     def add(self, item: Item) -> None:
         match item:
             case Batch():
-                self._batches.append(item)
+                if len(item.events):
+                    self._events.append(rows.events_table(item))
+                if len(item.rejects):
+                    self._rejects.append(rows.rejects_table(item))
+                if item.changes:
+                    self._changes.append(rows.subscriptions_table(item))
                 self._progress[item.raw.partition] = rows.progress_row(item)
                 self.count += len(item.raw.offsets) + 1
             case RatedUpdates():
@@ -76,9 +83,9 @@ class Buffer:
     def tables(self, topic: str) -> list[tuple[str, pa.Table]]:
         """The tables to insert, in order: progress last, so that it never claims what is not there."""
         found = [
-            ("events", [rows.events_table(batch) for batch in self._batches if len(batch.events)]),
-            ("rejects", [rows.rejects_table(batch) for batch in self._batches if len(batch.rejects)]),
-            ("subscriptions", [rows.subscriptions_table(batch) for batch in self._batches if batch.changes]),
+            ("events", self._events),
+            ("rejects", self._rejects),
+            ("subscriptions", self._changes),
             ("usage_members", [rows.members_table(list(self._members))] if self._members else []),
             ("usage", [rows.usage_table(_usage(*family), topic) for family in self._usage.values()]),
             ("rated_usage", [rows.rated_table(_rated(*family)) for family in self._rated.values()]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from domain.decode import BatchDecoder
 from domain.ports import TICKETS_MAX, Claim, ClaimRequests, Claims, ClaimsLost, ClaimsUnavailable, Fenced, Ticket
 from domain.values import Batch, Position, RawBatch, Reason
-from operators.deduplicate import deduplicate
+from operators.deduplicate import STRIDE_ROWS, deduplicate
 from tests.batches import history, payload, raw
 from tests.fakes.claims import ClaimServer
 from tests.operators.running import fake_claims, run, stopped_by
@@ -27,9 +28,11 @@ event_types: {call: {schema: {type: object, properties: {n: {type: integer}}}}}
 HISTORY = history(CATALOG)
 
 
-def deduplicated(batches: Sequence[RawBatch], claims: Claims, at_once: int = 1) -> list[Batch]:
+def deduplicated(
+    batches: Sequence[RawBatch], claims: Claims, at_once: int = 1, stride_rows: int = STRIDE_ROWS
+) -> list[Batch]:
     def operator(up: Stream[RawBatch]) -> Stream[Batch]:
-        return deduplicate("deduplicate", up, BatchDecoder(HISTORY).decode, claims)
+        return deduplicate("deduplicate", up, BatchDecoder(HISTORY).decode, claims, stride_rows)
 
     return run(batches, operator, at_once)
 
@@ -114,7 +117,8 @@ def test_however_the_log_is_cut_and_replayed_the_same_events_are_first(
     for start in (0, data.draw(st.integers(0, len(written)))):
         edges = sorted({start, len(written), *data.draw(st.lists(st.integers(start, len(written)), max_size=3))})
         batches = [raw([call(*one) for one in written[low:high]], start=low) for low, high in pairwise(edges)]
-        out = deduplicated(batches, fake_claims(server))
+        out = deduplicated(batches, fake_claims(server), stride_rows=data.draw(st.integers(1, 4)))
+        assert [batch.raw for batch in out] == batches
         accepted = [offset for batch in out for offset in batch.events.offsets]
         assert accepted == [offset for offset in sorted(first_at.values()) if offset >= start]
         rejected = {at: why for b in out for at, why in zip(b.rejects.offsets, b.rejects.reasons, strict=True)}
@@ -155,6 +159,34 @@ def test_claims_are_called_for_every_batch_in_order_also_for_an_empty_one() -> N
     recorder = Recorder()
     deduplicated([raw([call("1")]), raw([b"{", b"{"], start=1), raw([], start=3), raw([call("2")], start=3)], recorder)
     assert recorder.calls == [Call(0, 0, 1, ["1"]), Call(0, 1, 3, []), Call(0, 3, 3, []), Call(0, 3, 4, ["2"])]
+
+
+def test_a_large_batch_is_claimed_in_strides_that_do_not_part_a_message() -> None:
+    batch = raw([call(str(i)) for i in range(9)])
+    batch = replace(batch, next_offset=20, offsets=[0, 2, 2, 2, 2, 5, 6, 6, 9], indexes=[0, 0, 1, 2, 3, 0, 0, 1, 0])
+    recorder = Recorder()
+    (out,) = deduplicated([batch], recorder, stride_rows=3)
+    assert recorder.calls == [
+        Call(0, 0, 5, ["0", "1", "2", "3", "4"]),
+        Call(0, 5, 9, ["5", "6", "7"]),
+        Call(0, 9, 20, ["8"]),
+    ]
+    assert (out.raw, out.events.offsets, out.events.indexes) == (batch, batch.offsets, batch.indexes)
+
+
+@given(st.lists(st.integers(1, 4), max_size=20), st.integers(1, 5))
+def test_strides_are_the_whole_batch(elements: list[int], rows_max: int) -> None:
+    offsets = [offset for offset, count in enumerate(elements) for _ in range(count)]
+    batch = raw([b"%d" % i for i in range(len(offsets))], attributes=[{"n": str(i)} for i in range(len(offsets))])
+    batch = replace(batch, next_offset=len(elements) + 1, offsets=offsets)
+    parts = list(batch.strides(rows_max))
+    edges = [batch.start_offset, *(part.next_offset for part in parts)]
+    assert [part.start_offset for part in parts] == edges[:-1] and edges[-1] == batch.next_offset
+    for column in ("offsets", "indexes", "payloads", "attributes"):
+        assert [value for part in parts for value in getattr(part, column)] == getattr(batch, column)
+    for part in parts:
+        assert all(part.start_offset <= offset < part.next_offset for offset in part.offsets)
+        assert len(set(part.offsets)) == 1 or len(part.offsets) < rows_max + 4
 
 
 def test_the_store_works_while_the_next_batch_is_decoded() -> None:
