@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from re import compile as pattern
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -19,10 +19,23 @@ from domain.schema import Fault
 NODES_MAX = 200_000
 """Aliases can make a small text expand without end."""
 
+FLOW_DEPTH_MAX = 100
+
 _TAG = "tag:yaml.org,2002:"
 
 
-_Loader: Any = type("_Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """PyYAML looks at every open bracket for each token: thousands of them would take minutes."""
+        if self.flow_level >= FLOW_DEPTH_MAX:
+            raise yaml.scanner.ScannerError(
+                None, None, f"nested too deep, more than {FLOW_DEPTH_MAX} open brackets", self.get_mark()
+            )
+        super().fetch_flow_collection_start(token)
+
+
 _Loader.add_implicit_resolver(f"{_TAG}null", pattern(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver(f"{_TAG}bool", pattern(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Loader.add_implicit_resolver(f"{_TAG}int", pattern(r"^[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)$"), list("-+0123456789"))

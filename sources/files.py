@@ -17,7 +17,7 @@ import gzip
 import os
 import threading
 import zlib
-from io import BufferedIOBase, FileIO, RawIOBase
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,7 +28,7 @@ from domain.envelope import BATCH_STARTS, is_json, split
 from domain.ports import TallyError
 from domain.values import RawBatch
 from sources.paths import matching as matching
-from sources.paths import register, unreadable
+from sources.paths import named_folder, open_regular, register
 
 TOPIC: Final = "file"
 BLOCK_BYTES: Final = 1024 * 1024
@@ -82,6 +82,7 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
     def __init__(self, pattern: str, registry: Path, *, batch_rows_max: int, stop: threading.Event) -> None:
         if batch_rows_max < 1:
             raise ValueError(f"batch_rows_max must be at least 1, not {batch_rows_max}")
+        self._folder = named_folder(pattern)
         paths = matching(pattern)
         numbers = register(paths, registry)
         self._partitions = {numbers[path]: path for path in paths}
@@ -110,7 +111,12 @@ class FileSource(FixedPartitionedSource[RawBatch, FileState]):
     def build_part(self, step_id: str, for_part: str, resume_state: FileState | None) -> FilePartition:
         number = int(for_part)
         part = FilePartition(
-            self._partitions[number], number, resume_state or FileState(), self._batch_rows_max, self._stop
+            self._partitions[number],
+            number,
+            resume_state or FileState(),
+            self._batch_rows_max,
+            self._stop,
+            self._folder,
         )
         self._open[number] = part
         return part
@@ -125,8 +131,17 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
         TallyError: the file is not the one that the state was taken of, or cannot be read.
     """
 
-    def __init__(self, path: str, partition: int, state: FileState, batch_rows_max: int, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        path: str,
+        partition: int,
+        state: FileState,
+        batch_rows_max: int,
+        stop: threading.Event,
+        folder: str | None,
+    ) -> None:
         self._path = path
+        self._folder = folder
         self._partition = partition
         self._batch_rows_max = batch_rows_max
         self._stop = stop
@@ -263,11 +278,8 @@ class FilePartition(StatefulSourcePartition[RawBatch, FileState]):
 
     def _open(self) -> tuple[RawIOBase, RawIOBase | BufferedIOBase]:
         """The file as it stands on disk, and as it is to be read."""
-        try:
-            raw = FileIO(self._path)
-            return raw, gzip.GzipFile(fileobj=raw) if self._path.lower().endswith(".gz") else raw
-        except OSError as error:
-            raise unreadable(self._path, error) from error
+        raw = open_regular(self._path, self._folder)
+        return raw, gzip.GzipFile(fileobj=raw) if self._path.lower().endswith(".gz") else raw
 
     def _resume(self, state: FileState) -> bytes:
         """Go to where the state ends, if this is still the same file; return the file's beginning."""

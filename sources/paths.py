@@ -7,19 +7,25 @@ ledger never comes to mean another path.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import json
 import os
+import stat
+from io import FileIO
 from pathlib import Path
 
 from domain.ports import TallyError
 
 
 def matching(pattern: str) -> list[str]:
-    """The absolute paths that match, in byte order, each a regular file that can be opened."""
-    matches = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
-    if os.path.basename(pattern) == "**":
-        matches = [path for path in matches if not os.path.isdir(path)]
+    """The absolute paths that match, in byte order, each a regular file that can be opened.
+
+    A path without wildcards is what it says, also through links. A pattern stays below the folder that it names
+    before its first wildcard: a match that links lead out of there is refused, and `**` enters no linked folder.
+    """
+    folder = named_folder(pattern)
+    matches = _expanded(pattern) if folder is not None else [pattern] if os.path.lexists(pattern) else []
     if not matches:
         raise TallyError(
             f"no file matches {pattern!r} in {os.getcwd()}. Check the path; quote the pattern, so that "
@@ -28,7 +34,79 @@ def matching(pattern: str) -> list[str]:
     paths = sorted({os.path.abspath(path) for path in matches}, key=os.fsencode)
     for path in paths:
         _check(path)
+        open_regular(path, folder).close()
     return paths
+
+
+def named_folder(pattern: str) -> str | None:
+    """The folder that a pattern names before its first wildcard, links resolved; None if it is a path."""
+    if os.path.lexists(pattern) or not glob.has_magic(pattern):
+        return None
+    folder = pattern
+    while glob.has_magic(folder):
+        folder = os.path.dirname(folder)
+    return os.path.realpath(folder or os.curdir)
+
+
+def open_regular(path: str, folder: str | None) -> FileIO:
+    """Open a file for reading; never waits, whatever has taken its place since it was found.
+
+    Args:
+        folder: Where it has to be, links resolved; None for anywhere.
+
+    Raises:
+        TallyError: it cannot be opened, is no regular file, or lies elsewhere.
+    """
+    try:
+        file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))
+        found, real = os.fstat(file.fileno()), os.path.realpath(path)
+        inside = folder is None or (
+            os.path.commonpath([folder, real]) == folder and os.path.samestat(found, os.lstat(real))
+        )
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if inside and stat.S_ISREG(found.st_mode):
+        return file
+    file.close()
+    if inside:
+        raise _irregular(path)
+    raise TallyError(
+        f"{path} leads to {real}, out of {folder}, which is what the pattern names. Name the file itself, or copy it."
+    )
+
+
+def _expanded(pattern: str) -> list[str]:
+    """What a pattern matches, as `glob` has it; but `**` enters no linked folder: links may make endless trees."""
+    root, *parts = pattern.split(os.sep)
+    found: list[str] = []
+    todo = [(os.sep, parts) if root == "" else ("", [root, *parts])]
+    while todo:
+        base, (part, *rest) = todo.pop()
+        if part == "**":
+            todo += [(base, rest)] if rest else []
+            entries = _entries(base)
+            todo += [(entry.path, [part, *rest]) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            ends = [] if rest else [entry.path for entry in entries if not entry.is_dir()]
+        elif glob.has_magic(part):
+            entries = _entries(base, hidden=part.startswith("."))
+            ends = [entry.path for entry in entries if fnmatch.fnmatchcase(entry.name, part)]
+        else:
+            path = os.path.join(base, part)
+            ends = [path] if os.path.lexists(path) else []
+        if rest and part != "**":
+            todo += [(end, rest) for end in ends]
+        else:
+            found += ends
+    return found
+
+
+def _entries(folder: str, *, hidden: bool = False) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing where there is none, or where it may not be read."""
+    try:
+        with os.scandir(folder or os.curdir) as entries:
+            return [entry for entry in entries if hidden or not entry.name.startswith(".")]
+    except (OSError, ValueError):
+        return []
 
 
 def _check(path: str) -> None:
@@ -37,13 +115,11 @@ def _check(path: str) -> None:
             f"{path} is a directory. Name the files in it, for instance {os.path.join(path, '*.ndjson')!r}."
         )
     if os.path.exists(path) and not os.path.isfile(path):
-        raise TallyError(
-            f"{path} is not a regular file: it could not be read again after a restart. Store it as a file."
-        )
-    try:
-        open(path, "rb").close()
-    except OSError as error:
-        raise unreadable(path, error) from error
+        raise _irregular(path)
+
+
+def _irregular(path: str) -> TallyError:
+    return TallyError(f"{path} is not a regular file: it could not be read again after a restart. Store it as a file.")
 
 
 def unreadable(path: str, error: OSError) -> TallyError:

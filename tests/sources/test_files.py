@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -352,3 +353,63 @@ def test_how_much_is_read(path: Path) -> None:
     again = source(path)
     again.build_part("step", "0", part.snapshot())
     assert again.share_read() == 1
+
+
+def test_a_pattern_stays_below_the_folder_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link out of it is refused, not followed and not left out; a path that is named is followed."""
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside / "sub", outside):
+        folder.mkdir(parents=True)
+    (outside / "secret").write_bytes(b"1\n")
+    (inside / "sub" / "a").write_bytes(b"1\n")
+    (inside / "also-a").symlink_to("sub/a")
+    assert set(source(inside / "**").partitions.values()) == {str(inside / "also-a"), str(inside / "sub" / "a")}
+    for link, target, pattern in (
+        ("link", outside / "secret", "in/*"),
+        ("folder", outside, "in/*/secret"),
+        ("relative", "../out/secret", "in/re*"),
+    ):
+        (inside / link).symlink_to(target)
+        with pytest.raises(TallyError, match=rf"leads to {outside}/secret, out of {inside}, which is what"):
+            source(tmp_path / pattern)
+        assert len(source(inside / link / ("secret" if link == "folder" else "")).partitions) == 1
+        (inside / link).unlink()
+    for pattern in (f"{inside}/*/../../out/secret", "in/*/../../out/*", "i[n]/../../../../../../../../etc/passwd"):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(TallyError, match="out of"):
+            source(pattern)
+    assert len(source(f"../{tmp_path.name}/out/s[e]cret").partitions) == 1, "above is named"
+
+
+def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        for other in "abc":
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other)
+    (tmp_path / "a" / "x").write_bytes(b"")
+    assert set(source(tmp_path / "**/x").partitions.values()) == {str(tmp_path / "a" / "x")}
+
+
+@pytest.mark.parametrize("swap", ["fifo", "link", "device", "folder"])
+def test_a_file_that_is_swapped_before_it_is_opened(tmp_path: Path, swap: str) -> None:
+    """None of them is waited for, and none is read."""
+    path = tmp_path / "data" / "a"
+    path.parent.mkdir()
+    path.write_bytes(b"1\n")
+    (tmp_path / "elsewhere").write_bytes(b"1\n")
+    reader = source(tmp_path / "data" / "*")
+    path.unlink()
+    match swap:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.symlink_to("/dev/zero" if swap == "device" else tmp_path / "elsewhere")
+    with pytest.raises(TallyError, match=r"not a regular file|leads to|cannot be opened"):
+        reader.build_part("step", "0", None)
+    with pytest.raises(TallyError, match=r"not a regular file|leads to|is a directory"):
+        source(tmp_path / "data" / "*")
+    if swap != "link":
+        with pytest.raises(TallyError, match=r"not a regular file|is a directory"):
+            source(path)
