@@ -19,7 +19,7 @@ from tests.oracle import Tables
 from tests.tables import read_tables
 
 ROOT = Path(__file__).parents[2]
-_RUN_SECONDS_MAX = 300
+RUN_SECONDS_MAX = 300
 
 
 @dataclass
@@ -50,21 +50,32 @@ class Deployment:
                 file.write(content[self._given[number] : end])
             self._given[number] = end
 
-    def start(self) -> subprocess.Popen[bytes]:
-        module = ["-m", "tests.faults.mutants", self.mutation] if self.mutation else ["-m", "cli.main"]
-        arguments = ["run", "--source", f"file:{self.folder}/in/*.ndjson", "--data-dir", str(self.data)]
-        arguments += ["--catalog", str(self.folder / "catalog.yaml"), "--workers", str(self.workers)]
-        settings = {"TALLY_EPOCH_SECONDS": "0.3", "TALLY_BATCH_ROWS_MAX": str(self.batch_rows_max)}
-        log = open(self.folder / "log", "ab")  # noqa: SIM115 - the process keeps it
-        with log:
+    def start(self, *build: str, **settings: str) -> subprocess.Popen[bytes]:
+        """Start a run; of another build where its module, and what that takes first, are given."""
+        build = build or (("tests.faults.mutants", self.mutation) if self.mutation else ("cli.main",))
+        common = ["--catalog", str(self.folder / "catalog.yaml"), "--workers", str(self.workers)]
+        with open(self.folder / "log", "ab") as log:
             return subprocess.Popen(
-                [sys.executable, *module, *arguments],
+                [sys.executable, "-m", *build, "run", "--data-dir", str(self.data), *common, *self.arguments],
                 cwd=ROOT,
-                env={**os.environ, **settings},
+                env={**os.environ, **self.settings, **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--source", f"file:{self.folder}/in/*.ndjson"]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"TALLY_EPOCH_SECONDS": "0.3", "TALLY_BATCH_ROWS_MAX": str(self.batch_rows_max)}
+
+    @property
+    def log(self) -> str:
+        """The end of what the runs have said."""
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
 
     @property
     def codes(self) -> set[int]:
@@ -90,7 +101,7 @@ class Deployment:
         """Run to the end of the whole input."""
         self.grow(1.0)
         process = self.start()
-        assert process.wait(_RUN_SECONDS_MAX) in self.codes, (self.folder / "log").read_text()[-3000:]
+        assert process.wait(RUN_SECONDS_MAX) in self.codes, self.log
 
     def tables(self) -> Tables:
         with EmbeddedClickHouse(self.data / "clickhouse") as engine, engine.client(DATABASE) as client:
@@ -114,29 +125,30 @@ def run_with_kills(deployment: Deployment, seed: int, kills: int) -> float:
         process = deployment.start()
         seconds = draw.uniform(0.5, 3.5)
         if killed % 2:
-            _wait_for_snapshot(deployment, process, before)
+            wait_for_snapshot(deployment, process, before)
             seconds /= 3
         try:
             code = process.wait(seconds)
-            assert code in deployment.codes, (deployment.folder / "log").read_text()[-3000:]
+            assert code in deployment.codes, deployment.log
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
-            _assert_no_orphan(deployment)
+            assert_no_orphan(deployment)
     begun = time.monotonic()
     deployment.finish()
     return time.monotonic() - begun
 
 
-def _wait_for_snapshot(deployment: Deployment, process: subprocess.Popen[bytes], before: int) -> None:
-    deadline = time.monotonic() + _RUN_SECONDS_MAX
+def wait_for_snapshot(deployment: Deployment, process: subprocess.Popen[bytes], before: int) -> None:
+    """Return once a run has closed an epoch after that one, or has ended."""
+    deadline = time.monotonic() + RUN_SECONDS_MAX
     while deployment.epoch() <= before and process.poll() is None:
-        assert time.monotonic() < deadline, f"no snapshot in {_RUN_SECONDS_MAX} s"
+        assert time.monotonic() < deadline, f"no snapshot in {RUN_SECONDS_MAX} s"
         time.sleep(0.05)
 
 
-def _assert_no_orphan(deployment: Deployment) -> None:
+def assert_no_orphan(deployment: Deployment) -> None:
     """The embedded Redis dies with the flow that started it."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -36,6 +36,8 @@ class Place:
     folder: Path
     environment: Mapping[str, str]
     workers: int = 2
+    builds: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """By process, the module to run in the product's place, and what that takes first; looked at in each start."""
 
     def start(self, process: int, addresses: list[str], log: str) -> subprocess.Popen[bytes]:
         """Start one process of a flow; one alone has no addresses."""
@@ -46,7 +48,7 @@ class Place:
         settings = {"TALLY_DATA_DIR": str(self.folder / "data"), "PYTHONPATH": str(ROOT), **self.environment}
         with open(self.folder / log, "ab") as file:
             return subprocess.Popen(
-                [sys.executable, "-m", "cli.main", *arguments],
+                [sys.executable, "-m", *self.builds.get(process, ["cli.main"]), *arguments],
                 cwd=ROOT,
                 env={**os.environ, **settings},
                 stdin=subprocess.DEVNULL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +64,9 @@ class System:
             "PATH": os.environ["PATH"],
         }
 
-    def flow(self, processes: int = 2) -> Flow:
-        """The flow under a supervisor."""
-        return Flow(Place(self.folder, self.environment, self.workers), processes)
+    def flow(self, processes: int = 2, builds: Mapping[int, Sequence[str]] | None = None) -> Flow:
+        """The flow under a supervisor; `builds` says which processes are of another build (`Place`)."""
+        return Flow(Place(self.folder, self.environment, self.workers, builds or {}), processes)
 
     def emitter(self) -> UsageEmitter:
         return UsageEmitter(self.kafka.bootstrap, self.topic, source=SOURCE, on_full="block", block_seconds_max=60)
