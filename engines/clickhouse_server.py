@@ -26,6 +26,7 @@ CONNECT_SECONDS_MAX = 10
 UNKNOWN_DATABASE = 81
 """ClickHouse's error code."""
 _AUTHENTICATION_FAILED = (193, 194, 516)
+_NOT_ENOUGH_SPACE = 243
 _ACCESS_DENIED = 497
 
 
@@ -143,6 +144,8 @@ def _remedy(error: BaseException) -> str:
             return "Does this port speak TLS? ClickHouse's usual one for https:// is 8443, for http:// 8123."
         if isinstance(cause, ssl.SSLError):
             return "Does it ask for a certificate (TALLY_CLICKHOUSE_CERTIFICATE_FILE)? Are the PEM files right?"
+    if getattr(error, "code", None) == _NOT_ENOUGH_SPACE:
+        return "Its disk is full: make space."
     if getattr(error, "code", None) is not None:
         return "See its log, and whether its version is supported."
     if "HTTP status" in str(error):

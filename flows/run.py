@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import re
 import signal
 import sys
 import threading
@@ -52,7 +53,7 @@ def run(deployment: Deployment) -> None:
             worker_count_per_proc=deployment.workers,
         )
     except BaseException as error:
-        cause = _tally_error(error)
+        cause = _tally_error(error) or _unsaved(error, deployment)
         if cause is None and cluster.processes > 1 and type(error).__name__ == "PanicException":
             cause = TallyError(
                 f"process {cluster.process} lost touch with another process of the flow ({error}): it ended, or cannot "
@@ -89,6 +90,17 @@ def _tally_error(error: BaseException | None) -> TallyError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _unsaved(error: BaseException, deployment: Deployment) -> TallyError | None:
+    """What it means that Bytewax could not write the saved state, if that is the error; it gives text only."""
+    found = re.search(r'SqliteFailure\(.*Some\("([^"]*)"\)', str(error))
+    if found is None:
+        return None
+    return TallyError(
+        f"the saved state in {deployment.recovery.db_dir} could not be written: {found[1]}. Nothing is lost: see that "
+        "the disk has space, and that the directory may be written to; the next run goes on at the last snapshot."
+    )
 
 
 @contextmanager

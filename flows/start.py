@@ -114,7 +114,8 @@ def start(
     directory = DataDirectory(settings.data_dir)
     observer = Observer(Vitals())
     status = Status(settings, observer)
-    with named_errors(), ExitStack() as opened:
+    where = _clickhouse_of(settings, directory)
+    with named_errors(where), ExitStack() as opened:
         opened.enter_context(status.serving())
         _take_directory(directory, settings, cluster, opened)
         redis_url = _open_redis(settings, directory, opened)
@@ -130,7 +131,7 @@ def start(
         observer.started(prepared.applied.history, prepared.reclaimed)
         if prepared.input.lags is not None:
             observer.lags = prepared.input.lags
-        sink, quotas, outlets = _open_sinks(settings, client, redis_url, prepared.input.topic, observer, opened)
+        sink, quotas, outlets = _open_sinks(settings, client, where, redis_url, prepared.input.topic, observer, opened)
         flow = build(
             ObservedSource(prepared.input.source, observer),
             history=prepared.applied.history,
@@ -201,6 +202,7 @@ def _open_redis(settings: Settings, directory: DataDirectory, opened: ExitStack)
 def _open_sinks(
     settings: Settings,
     client: Callable[[], Client],
+    where: str,
     redis_url: str,
     topic: str,
     observer: Observer,
@@ -214,6 +216,7 @@ def _open_sinks(
         seconds=settings.flush_seconds,
         retry_seconds=settings.clickhouse_wait_seconds,
         inserts=observer,
+        where=where,
     )
     opened.callback(sink.close)
     quotas = RedisSink(
@@ -248,6 +251,11 @@ def _must_answer(silent_seconds: Callable[[], float]) -> Callable[[], None]:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
+
+
+def _clickhouse_of(settings: Settings, directory: DataDirectory) -> str:
+    """What errors call it."""
+    return "ClickHouse" if settings.clickhouse_url is not None else f"the embedded ClickHouse in {directory.clickhouse}"
 
 
 def _open_clickhouse(

@@ -30,9 +30,10 @@ _INSERT_SETTINGS = {"insert_deduplicate": 0, "max_partitions_per_insert_block": 
 """Nothing may depend on insert deduplication: ClickHouse drops different rows under a repeated token."""
 
 _PASSING_CODES = frozenset(
-    {159, 202, 203, 209, 210, 225, 236, 241, 242, 252, 279, 285, 286, 289, 319, 394, 425, 439, 999}
+    {159, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 279, 285, 286, 289, 319, 394, 425, 439, 999}
 )
-"""Timeouts, too many queries or parts, network, memory pressure, read-only replicas, quorums, shutdown, keeper."""
+"""Timeouts, too many queries or parts, network, memory pressure, read-only replicas, full disks, quorums, shutdown,
+keeper."""
 _PASSING_STATUS = re.compile(r"HTTP status (?:429|500|502|503|504)\b")
 """Of a proxy or balancer before a server that is away; ClickHouse's own refusals have a code."""
 
@@ -73,6 +74,7 @@ class Insertion:
         retry_seconds: How long a passing failure is tried again.
         inserts: Told how they go.
         rest: Waits so many seconds; true ends the patience.
+        where: What errors call the server.
         monotonic: The clock that patience goes by.
     """
 
@@ -83,12 +85,14 @@ class Insertion:
         inserts: Inserts,
         *,
         rest: Callable[[float], bool],
+        where: str = "ClickHouse",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._retry_seconds = retry_seconds
         self._inserts = inserts
         self._rest = rest
+        self._where = where
         self._monotonic = monotonic
 
     def insert(self, name: str, table: pa.Table) -> None:
@@ -104,11 +108,11 @@ class Insertion:
             except ClickHouseError as error:
                 self._inserts.refused(name, len(table), error)
                 if not passes(error):
-                    raise TallyError(f"ClickHouse refused {len(table)} rows of {name}: {error}") from error
+                    raise TallyError(f"{self._where} refused {len(table)} rows of {name}: {error}") from error
                 if self._monotonic() + pause > give_up or is_over:
                     raise TallyError(
-                        f"ClickHouse did not take {len(table)} rows of {name} in {self._retry_seconds:g} s: {error}. "
-                        "Nothing is lost: the flow resumes at its last snapshot once ClickHouse answers."
+                        f"{self._where} did not take {len(table)} rows of {name} in {self._retry_seconds:g} s: "
+                        f"{error}. Nothing is lost: the flow resumes at its last snapshot once ClickHouse takes them."
                     ) from error
             is_over = self._rest(pause)
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
@@ -268,6 +272,7 @@ class ClickHouseSink(SharedSink[Item]):
         seconds: Write when the oldest row waits this long and another arrives.
         retry_seconds: How long a passing failure is tried again.
         inserts: Told how they go.
+        where: What errors call the server.
     """
 
     def __init__(
@@ -279,9 +284,10 @@ class ClickHouseSink(SharedSink[Item]):
         seconds: float,
         retry_seconds: float,
         inserts: Inserts | None = None,
+        where: str = "ClickHouse",
     ) -> None:
 
         def insertion(rest: Callable[[float], bool]) -> Insertion:
-            return Insertion(client(), retry_seconds, inserts or Untold(), rest=rest)
+            return Insertion(client(), retry_seconds, inserts or Untold(), rest=rest, where=where)
 
         super().__init__(lambda: ClickHouseOutlet(ThreadedWriter(topic, insertion), rows_max=rows_max, seconds=seconds))

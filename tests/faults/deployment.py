@@ -15,8 +15,9 @@ from pathlib import Path
 
 from engines.clickhouse import EmbeddedClickHouse
 from sinks.migrate import DATABASE
-from tests.oracle import Tables
-from tests.tables import read_tables
+from tests.audit import audit, file_messages
+from tests.oracle import Tables, compute
+from tests.tables import expected_tables, read_tables
 
 ROOT = Path(__file__).parents[2]
 RUN_SECONDS_MAX = 300
@@ -97,9 +98,14 @@ class Deployment:
                 found = max(found, store.execute("SELECT max(worker_frontier) FROM fronts").fetchone()[0] or 0)
         return int(found)
 
-    def finish(self) -> None:
-        """Run to the end of the whole input."""
-        self.grow(1.0)
+    def add(self, content: bytes) -> None:
+        """Let there be another file, which grows with the others."""
+        self.contents.append(content)
+        self._given.append(0)
+
+    def finish(self, share: float = 1.0) -> None:
+        """Run to the end of the input, of the whole unless a share is said."""
+        self.grow(share)
         process = self.start()
         assert process.wait(RUN_SECONDS_MAX) in self.codes, self.log
 
@@ -107,20 +113,35 @@ class Deployment:
         with EmbeddedClickHouse(self.data / "clickhouse") as engine, engine.client(DATABASE) as client:
             return read_tables(client)
 
+    def catalogs(self) -> list[tuple[int, str]]:
+        """Those that were applied, and since which log time each holds."""
+        with EmbeddedClickHouse(self.data / "clickhouse") as engine, engine.client(DATABASE) as client:
+            rows = client.query(
+                "SELECT toUnixTimestamp64Micro(effective_from), yaml FROM catalogs FINAL ORDER BY version"
+            ).result_rows
+        return [(int(since), str(text)) for since, text in rows]
 
-def run_with_kills(deployment: Deployment, seed: int, kills: int) -> float:
+    def compared(self) -> tuple[Tables, Tables]:
+        """What the tables hold, which the auditor has passed, and what the oracle makes of the files."""
+        found, catalogs, files = self.tables(), self.catalogs(), list(enumerate(self.contents))
+        audited = audit(catalogs, "file", file_messages(files), found)
+        assert not audited.violations, str(audited)
+        return found, expected_tables(compute(catalogs, files))
+
+
+def run_with_kills(deployment: Deployment, seed: int, kills: int, begin: float = 0.0, end: float = 1.0) -> float:
     """Let the input grow, run, and `kill -9` at random moments, until that many runs died; then finish.
 
     A moment is drawn from the whole life of a run: start-up, claiming, flushing, snapshot, the end. Of every
     other run it comes after a snapshot of that run, however slow the machine: the next has something to go on from.
-    Returns how many seconds the last run took.
+    Returns how many seconds the last run took. `begin` and `end` are the shares of the input between which it grows.
     """
     draw = random.Random(seed)
     killed = attempts = 0
     while killed < kills:
         attempts += 1
         assert attempts <= kills * 5, f"only {killed} of {attempts} runs lived long enough to be killed"
-        deployment.grow((killed + 1) / (kills + 1))
+        deployment.grow(begin + (end - begin) * (killed + 1) / (kills + 1))
         before = deployment.epoch()
         process = deployment.start()
         seconds = draw.uniform(0.5, 3.5)
@@ -136,7 +157,7 @@ def run_with_kills(deployment: Deployment, seed: int, kills: int) -> float:
             killed += 1
             assert_no_orphan(deployment)
     begun = time.monotonic()
-    deployment.finish()
+    deployment.finish(end)
     return time.monotonic() - begun
 
 

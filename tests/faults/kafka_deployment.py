@@ -11,6 +11,7 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.admin import OffsetSpec
 
+from tests.audit import audit
 from tests.faults.deployment import RUN_SECONDS_MAX, Deployment
 from tests.flows.kafka_logs import LARGE, PARTITIONS, log_of, send
 from tests.oracle import Tables, compute_log
@@ -62,9 +63,9 @@ class KafkaDeployment(Deployment):
             "TALLY_SIGNALS_TOPIC": f"{self.topic}-signals",
         }
 
-    def finish(self) -> None:
+    def finish(self, share: float = 1.0) -> None:
         """Run until everything is counted and durable, and stop as an operator would."""
-        self.grow(1.0)
+        self.grow(share)
         process = self.start()
         wanted = self._ends()
         deadline = time.monotonic() + RUN_SECONDS_MAX
@@ -81,9 +82,11 @@ class KafkaDeployment(Deployment):
         return {place.partition: int(at.offset) for place, at in found.items()}
 
     def compared(self) -> tuple[Tables, Tables]:
-        """What the tables hold, and what the oracle makes of the topic; of progress, only the events."""
+        """What the tables hold, which the auditor has passed, and what the oracle makes of the topic."""
         found = self.tables()
         log = log_of(self.broker, self.topic, sum(map(len, self.messages)))
+        audited = audit([(0, self.catalog)], self.topic, log, found)
+        assert not audited.violations, str(audited)
         oracle = expected_tables(compute_log([(0, self.catalog)], self.topic, log))
         events = [{key: row["events"] for key, row in tables.progress.items()} for tables in (found, oracle)]
         assert events[0] == events[1]

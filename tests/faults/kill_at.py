@@ -41,7 +41,7 @@ class Point(NamedTuple):
 POINTS: dict[str, Point] = {
     "claim sent": Point(RedisClaims, "send"),
     "claimed": Point(RedisClaims, "receive"),
-    "table inserted": Point(sinks.clickhouse._Writer, "_insert"),
+    "table inserted": Point(sinks.clickhouse.Insertion, "insert"),
     "quotas written": Point(sinks.redis_quotas.Quotas, "write"),
     "signal published": Point(sinks.redis_quotas.Quotas, "publish"),
     "signal produced": Point(sinks.kafka.KafkaOutlet, "_send"),

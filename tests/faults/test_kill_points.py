@@ -21,6 +21,7 @@ from tests.services.kafka import Kafka
 from tests.system.supervisor import wait_until
 from tests.system.system import System
 from tests.system.traffic import Traffic
+from tests.tables import differences
 from tests.workload import kitchen_sink_catalog
 
 RUNS_MAX = 12
@@ -99,6 +100,18 @@ def test_killed_at_a_point_over_kafka(tmp_path: Path, kafka: Kafka, report: Repo
     )
     seconds = die_and_finish(deployment, case)
     report.compare(case.fault, GOES_ON, *deployment.compared(), seconds)
+
+
+@pytest.mark.faults(quick=True)
+def test_killed_once_at_some_points(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "deployment", workload(), kitchen_sink_catalog(), workers=2, batch_rows_max=30)
+    for number, point in enumerate(["table inserted", "before the copy's name", "behind the sink's snapshot"]):
+        deployment.grow(0.3 * (number + 1))
+        assert deployment.start("tests.faults.kill_at", point, "1").wait(RUN_SECONDS_MAX) == -signal.SIGKILL
+        assert_no_orphan(deployment)
+    deployment.finish()
+    found, oracle = deployment.compared()
+    assert not differences(found, oracle)
 
 
 def die_and_finish(deployment: Deployment, case: Case) -> float:

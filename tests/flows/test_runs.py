@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections import Counter
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from config.catalog import CatalogError
+from domain.ports import TallyError
 from domain.subscriptions import SUBSCRIPTION
 from flows.catalogs import apply_catalog
 from flows.run import run
@@ -55,6 +59,25 @@ def test_a_run_that_is_stopped_goes_on(place: Place, scene: Scene) -> None:
     assert 0 < len(part.events) < len(scene.wanted.events) / 2
     assert {position: scene.wanted.events[position] for position in part.events} == part.events
     check(place.run(None, workers=2).tables, scene.wanted)
+
+
+def test_a_saved_state_that_cannot_be_written_stops_the_run_and_loses_nothing(place: Place, scene: Scene) -> None:
+    """Bytewax has but a panic for it. Here SQLite only says so; tests/faults/test_disk.py has disks that are full."""
+    place.write(scene.whole)
+    with place.start(CATALOG) as deployment:
+        files = sorted(Path(deployment.recovery.db_dir).glob("part-*"))
+        for file in files:
+            alter(file, "CREATE TRIGGER full BEFORE INSERT ON snaps BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+        with pytest.raises(TallyError, match=f"saved state in {files[0].parent} could not be written: disk is full"):
+            run(deployment)
+    for file in files:
+        alter(file, "DROP TRIGGER full")
+    check(place.run(None, workers=2).tables, scene.wanted)
+
+
+def alter(store: Path, statement: str) -> None:
+    with closing(sqlite3.connect(store)) as database, database:
+        database.execute(statement)
 
 
 # catalogs

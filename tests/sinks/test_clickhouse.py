@@ -38,6 +38,7 @@ from tests.sinks.samples import (
 
 TIMEOUT = OperationalError("the connection was refused")
 TOO_MANY_PARTS = DatabaseError("Code: 252. Too many parts", code=252)
+DISK_FULL = DatabaseError("Code: 243. Cannot reserve 1.00 MiB, not enough space", code=243)
 NO_SUCH_COLUMN = DatabaseError("Code: 16. No such column", code=16)
 BROKEN = (NO_SUCH_COLUMN, DataError("does not fit"), RuntimeError("broken"))
 ROUNDS_SECONDS_MAX = 10.0
@@ -301,7 +302,7 @@ def test_a_slow_server_holds_the_flow_back(fake: FakeClient) -> None:
         assert fake.names() == ["usage"] * 3
 
 
-@pytest.mark.parametrize("error", [TIMEOUT, TOO_MANY_PARTS])
+@pytest.mark.parametrize("error", [TIMEOUT, TOO_MANY_PARTS, DISK_FULL])
 def test_a_passing_failure_is_tried_again(fake: FakeClient, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(clickhouse, "_PAUSE_SECONDS_MIN", 0.001)
     fake.failures = [error, error, error]
