@@ -32,6 +32,7 @@ from sources.files import matching
 from sources.kafka import parse_accepted_loss
 from sources.kafka_topic import TopicMissing
 from stores.claims import RedisClaims
+from telemetry.plain import shown
 
 _REDIS_WAIT_SECONDS = 2
 _KAFKA_WAIT_SECONDS = 5
@@ -60,10 +61,10 @@ def check_command(
     faults = 0
     for name, step in steps.items():
         try:
-            typer.echo(f"{name:<11} ok: {step()}")
+            typer.echo(shown(f"{name:<11} ok: {step()}"))
         except TallyError as error:
             faults += 1
-            typer.echo(f"{name:<11} FAULT: {error}")
+            typer.echo(shown(f"{name:<11} FAULT: {error}"))
     if faults:
         raise typer.Exit(1)
 

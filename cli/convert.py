@@ -31,6 +31,7 @@ from xxhash import xxh3_64_hexdigest
 
 from cli import report
 from domain.ports import TallyError
+from telemetry.plain import plain
 
 LINE_BYTES_MAX: Final = 1024 * 1024
 """A line of this size or more does not parse."""
@@ -82,7 +83,7 @@ def convert_access_log(
 
 
 def _report(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(plain(text), err=True)
 
 
 def convert_file(

@@ -11,6 +11,7 @@ import typer
 
 from config.settings import load_settings
 from domain.ports import TallyError
+from telemetry.plain import shown
 
 _ANSWER_SECONDS_MAX = 5
 _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -44,7 +45,7 @@ def health_command(
     finally:
         connection.close()
     if answer.status != 200:
-        typer.echo("; ".join(reasons))
+        typer.echo(shown("; ".join(reasons)))
         raise typer.Exit(1)
     typer.echo("ok")
 
@@ -56,5 +57,5 @@ def app() -> None:
     try:
         command(args=sys.argv[2:], prog_name="tally health")
     except TallyError as error:
-        print(f"tally: {error}", file=sys.stderr)
+        print(shown(f"tally: {error}"), file=sys.stderr)
         sys.exit(1)

@@ -23,6 +23,7 @@ from cli.webhooks import webhooks
 from domain.ports import TallyError
 from flows.start import use_packaged_time_zones
 from telemetry import logs
+from telemetry.plain import shown
 
 commands = typer.Typer(
     name="tally",
@@ -74,7 +75,7 @@ def app() -> None:
         if logs.speaks_json():
             logs.logger().error(logs.Event.FAILED, error=str(error))
         else:
-            print(f"tally: {error}", file=sys.stderr)
+            print(shown(f"tally: {error}"), file=sys.stderr)
         sys.exit(1)
 
 

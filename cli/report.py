@@ -22,6 +22,7 @@ from rich.table import Table
 
 from domain.values import Reason
 from telemetry import logs
+from telemetry.plain import shown
 
 WIDTH_IN_A_PIPE = 100
 _REFRESH_SECONDS = 0.2
@@ -206,7 +207,7 @@ def _tell(prefix: str, message: str) -> None:
     if logs.speaks_json():
         logs.logger().warning(logs.Event.NOTICE, message=message.strip())
     else:
-        print(f"{prefix}{message}", file=sys.stderr)
+        print(shown(f"{prefix}{message}"), file=sys.stderr)
 
 
 def stopping(at_once: bool) -> None:

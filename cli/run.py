@@ -60,9 +60,9 @@ def run_command(
     Exit code: 0 all went well, 1 it could not start or go on, 2 wrong options, 3 the books do not balance.
     """
     settings = settings_with(data_dir)
-    text, members = read_catalog(catalog), cluster(process, addresses)
     source = chosen(source, settings)
     start_logging(settings, serves=source == KAFKA)
+    text, members = read_catalog(catalog), cluster(process, addresses)
     logs.logger().info(
         logs.Event.STARTING,
         version=version("tallyflow"),

@@ -23,6 +23,7 @@ from engines import clickhouse
 from engines.clickhouse_server import named_errors
 from flows.run import stopping_on_signals
 from sinks import migrate
+from telemetry.plain import plain
 from webhooks import replay as replaying
 from webhooks.deliverer import Deliverer
 from webhooks.endpoints import Endpoints, load_endpoints
@@ -109,7 +110,8 @@ def replay_command(
         queued = replaying.deliveries(loaded, store, begin, end, endpoint=endpoint, dead=dead)
         done = replaying.replay(loaded, store, queued, stop)
     for delivery in done.failed[:FAILED_SHOWN_MAX]:
-        typer.echo(f"failed: {delivery.id} to {delivery.endpoint}: {delivery.last_error or 'not attempted'}")
+        why = delivery.last_error or "not attempted"
+        typer.echo(plain(f"failed: {delivery.id} to {delivery.endpoint}: {why}"))
     skipped = f", {done.skipped:,} of endpoints that are not in the file" if done.skipped else ""
     typer.echo(f"delivered {done.delivered:,}, failed {len(done.failed):,}{skipped}")
     if done.failed or stop.is_set():

@@ -14,6 +14,7 @@ from config.settings import Settings
 from domain.ports import TallyError
 from stores.lease import Lease
 from stores.rendezvous import Rendezvous
+from telemetry.plain import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Course:
 
 def end_at_once(error: TallyError) -> None:
     """End this process without a flush, as a crash would: another instance has taken its place."""
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"tally: {error}\n".encode())
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{shown(f'tally: {error}')}\n".encode())
     os._exit(1)
 
 

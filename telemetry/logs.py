@@ -20,6 +20,8 @@ import orjson
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
+from telemetry.plain import plain
+
 Format = Literal["json", "text"]
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -115,28 +117,24 @@ def _uncaught(kind: type[BaseException], error: BaseException | None, trace: Any
 def _as_json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     head = {"time": event.pop("time"), "level": event.pop("level"), "event": str(event.pop("event"))}
     try:
-        return orjson.dumps({**head, **event}, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        text = orjson.dumps({**head, **event}, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except orjson.JSONEncodeError:  # text that is not Unicode, or an integer beyond 64 bits
         return json.dumps({**head, **event}, default=str)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _as_text(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
-    time, level, name = event.pop("time"), event.pop("level"), _plain(str(event.pop("event")))
+    time, level, name = event.pop("time"), event.pop("level"), plain(str(event.pop("event")))
     trace = event.pop("exception", "")
     fields = "".join(f" {key}={_value(value)}" for key, value in event.items())
-    return f"{time[:23]}Z {level:<7} {name}{fields}" + "".join(f"\n    {_plain(line)}" for line in trace.splitlines())
+    return f"{time[:23]}Z {level:<7} {name}{fields}" + "".join(f"\n    {plain(line)}" for line in trace.splitlines())
 
 
 def _value(value: Any) -> str:
     """A field's value on one line; quoted where it would not be one word."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_plain(str(k))}: {_value(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{plain(str(k))}: {_value(v)}" for k, v in value.items()) + "}"
     text = str(value)
     if text and text.isprintable() and not set(text) & set(" \"'=,{}"):
         return text
-    return _plain(json.dumps(text, ensure_ascii=False))
-
-
-def _plain(text: str) -> str:
-    """Without characters that could end the line or draw on a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return plain(json.dumps(text, ensure_ascii=False))
