@@ -47,11 +47,16 @@ class Clock:
 
 @contextmanager
 def progress(
-    share: Callable[[], float] | None, events: Callable[[], int], waiting: Callable[[], int] | None = None
+    share: Callable[[], float] | None,
+    events: Callable[[], int],
+    waiting: Callable[[], int] | None = None,
+    *,
+    rebuilt: Callable[[], float] | None = None,
 ) -> Iterator[Clock]:
     """A bar with rate and time left while the block runs; nothing where standard error is no terminal.
 
     Input without an end has no share that is read: events and rate are shown, and how many messages wait to be read.
+    While state is rebuilt, the bar is about the ledger.
     """
     clock, started = Clock(), time.monotonic()
     screen = Console(stderr=True)
@@ -64,17 +69,21 @@ def progress(
         TextColumn("left"),
     )
     lag = TextColumn("{task.fields[waiting]:,} waiting")
-    columns = (TextColumn("counting"), *((counts, lag) if share is None else bar_columns))
+    columns = [TextColumn("{task.description}"), *(bar_columns if share or rebuilt else (counts,))]
+    columns += [] if share else [lag]
     done = threading.Event()
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("", total=1.0, events=0, rate=0.0, waiting=0)
+        task = bar.add_task("counting", total=1.0, events=0, rate=0.0, waiting=0)
 
         def refresh() -> None:
             while not done.wait(_REFRESH_SECONDS):
                 count = events()
                 rate = count / max(time.monotonic() - started, _REFRESH_SECONDS)
                 left = waiting() if waiting else 0
-                bar.update(task, completed=share() if share else None, events=count, rate=rate, waiting=left)
+                what, done_share = "counting", share() if share else None
+                if rebuilt is not None and rebuilt() < 1:
+                    what, done_share = "rebuilding", rebuilt()
+                bar.update(task, description=what, completed=done_share, events=count, rate=rate, waiting=left)
 
         painter = threading.Thread(target=refresh, name="progress", daemon=True)
         painter.start()

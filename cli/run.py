@@ -17,6 +17,7 @@ from domain.ports import TallyError
 from flows.catalogs import DEFAULT_SAMPLE
 from flows.inputs import KAFKA, chosen
 from flows.processes import ALONE, Cluster
+from flows.rebuild import LEDGER
 from flows.run import run, stopping_on_signals
 from flows.start import Deployment, start
 from telemetry import logs
@@ -28,15 +29,24 @@ Source = Annotated[
     str | None,
     typer.Option(
         "--source",
-        metavar="kafka|file:GLOB",
+        metavar="kafka|file:GLOB|ledger",
         help="Where events come from: Kafka (the default where TALLY_KAFKA_BROKERS is set), or NDJSON files, also "
-        "packed (.gz).",
+        "packed (.gz). `ledger` rebuilds lost state from the ledger first; --then says where to go on.",
+    ),
+]
+Then = Annotated[
+    str | None,
+    typer.Option(
+        "--then",
+        metavar="kafka|file:GLOB",
+        help="With --source ledger: where events come from behind the ledger. Kafka is the default as above.",
     ),
 ]
 
 
 def run_command(
     source: Source = None,
+    then: Then = None,
     catalog: CatalogOption = None,
     data_dir: DataDir = None,
     workers: Workers = 1,
@@ -60,7 +70,10 @@ def run_command(
     Exit code: 0 all went well, 1 it could not start or go on, 2 wrong options, 3 the books do not balance.
     """
     settings = settings_with(data_dir)
-    source = chosen(source, settings)
+    rebuilds = source == LEDGER
+    if then is not None and not rebuilds:
+        raise TallyError("--then says where to go on behind --source ledger: give both, or only --source")
+    source = chosen(then if rebuilds else source, settings)
     start_logging(settings, serves=source == KAFKA)
     text, members = read_catalog(catalog), cluster(process, addresses)
     logs.logger().info(
@@ -73,7 +86,9 @@ def run_command(
     stop = threading.Event()
     with (
         stopping_on_signals(stop, told),
-        start(settings, catalog=text, source=source, stop=stop, workers=workers, cluster=members) as deployment,
+        start(
+            settings, catalog=text, source=source, stop=stop, rebuilds=rebuilds, workers=workers, cluster=members
+        ) as deployment,
     ):
         announce(deployment, text)
         if not count(deployment, stop).balanced:
@@ -106,7 +121,10 @@ def count(
     )
     with deployment.client() as client:
         before = report.books(client)
-        with report.progress(deployment.input.share_read, deployment.input.events_read, _waiting(deployment)) as clock:
+        shown = deployment.input
+        with report.progress(
+            shown.share_read, shown.events_read, _waiting(deployment), rebuilt=shown.share_rebuilt
+        ) as clock:
             run(deployment)
         stopped = stop.is_set()
         logs.logger().info(
@@ -159,5 +177,7 @@ def announce(deployment: Deployment, catalog: str | None) -> None:
         report.warn(
             f"catalog version {version.version} holds for log times from {to_text(version.effective_from_us)} on"
         )
+    if deployment.input.share_rebuilt is not None:
+        report.warn("rebuilding the state from the ledger; then counting goes on at the log")
     if deployment.reclaimed.claims:
         report.warn(f"rebuilt {deployment.reclaimed.claims:,} claims from the ledger")

@@ -59,6 +59,7 @@ class Subscriber:
         for row in [row for row, name in enumerate(batch.events.types) if name == SUBSCRIPTION]:
             outcome = self._judge(batch, row, partition)
             if isinstance(outcome, str):
+                assert not batch.raw.settled, f"{outcome}: was accepted at {batch.events.offsets[row]}"
                 _reject(batch, row, outcome)
                 refused.append(row)
                 continue

@@ -93,6 +93,8 @@ class RawBatch:
     """Log times given by the broker. None (files): the event's `logtime`, else its own `time`."""
     log_time_us: int | None = None
     """Running maximum of the partition's log time; None where log times are not monotone."""
+    settled: bool = False
+    """The events were accepted before and stand in the ledger: not to be claimed, judged or written again."""
 
     def strides(self, rows_max: int) -> Iterator[RawBatch]:
         """The same events in parts of at most so many, but that a message stays whole."""

@@ -8,6 +8,7 @@ Layout:
     files.json       which input file is which partition
     topic.json       which Kafka topic is read, by its id
     deployment.json  the identity of this deployment
+    rebuild.json     what a rebuild reads from the ledger, until every partition reads the log again
     front.json       address and password of the running flow's ClickHouse front
 
 Records are replaced atomically (written beside, fsynced, renamed): after a crash there is the old
@@ -34,7 +35,7 @@ QUERY_WAIT_SECONDS_MAX = 60.0
 _WAIT_SECONDS = 0.1
 _READS = "query"
 
-RecordName = Literal["files", "topic", "deployment", "front", "forgotten"]
+RecordName = Literal["files", "topic", "deployment", "front", "forgotten", "rebuild"]
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or choose another directory (--data-dir, TALLY_DATA_DIR)",

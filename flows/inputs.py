@@ -16,9 +16,12 @@ from domain.ports import TallyError
 from domain.values import DAY_US, RawBatch
 from engines.data_directory import DataDirectory
 from sources import files
-from sources.kafka import KafkaSource, parse_accepted_loss
+from sources.file_places import Wanted, match, place
+from sources.kafka import KafkaSource, KafkaState, parse_accepted_loss
 from sources.kafka_feed import Lag
 from sources.kafka_topic import Plan, Topic, check_known, open_topic
+from sources.ledger import Counted
+from sources.paths import write_registry
 
 KAFKA = "kafka"
 RETENTION_SPARE_US = 7 * DAY_US
@@ -27,6 +30,11 @@ RETENTION_SPARE_US = 7 * DAY_US
 
 def _nothing() -> None:
     """What there is to close of most inputs."""
+
+
+def _nowhere(partition: int, counted: Counted) -> Any:
+    """The snapshots of most inputs cannot be made."""
+    raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,10 @@ class Input:
     """Since the log last answered; None if nobody has to."""
     close: Callable[[], None] = _nothing
     """Called once the flow is over."""
+    state_at: Callable[[int, Counted], Any] = _nowhere
+    """The snapshot of a partition's source that is counted so far."""
+    share_rebuilt: Callable[[], float] | None = None
+    """How much of the ledger is read, from 0 to 1, by this process; None where state is not rebuilt from it."""
 
 
 def chosen(source: str | None, settings: Settings) -> str:
@@ -107,6 +119,7 @@ def open_input(
     stop: threading.Event,
     *,
     accept_within_us: int | None,
+    counted_files: Callable[[], Mapping[int, Wanted]] | None = None,
 ) -> Input:
     """Open `kafka` or `file:GLOB`.
 
@@ -116,6 +129,7 @@ def open_input(
         directory: Where it is recorded what was read.
         stop: Set to end the source.
         accept_within_us: Of the catalog; None in a process that follows another, which has recorded what is read.
+        counted_files: Tells what the ledger has of each file, if state is rebuilt from it.
 
     Raises:
         TallyError: it is another kind of source, or cannot be read.
@@ -123,8 +137,19 @@ def open_input(
     if source == KAFKA:
         return _open_kafka(settings, directory, stop, accept_within_us)
     registry = directory.path / "files.json"
+    counted = None if counted_files is None else counted_files()
+    if counted and not registry.exists():
+        write_registry(registry, match(files.matching(file_pattern(source)), counted))
     opened = files.FileSource(file_pattern(source), registry, batch_rows_max=settings.batch_rows_max, stop=stop)
-    return Input(opened, files.TOPIC, opened.partitions, False, opened.share_read, opened.events_read)
+    return Input(
+        opened,
+        files.TOPIC,
+        opened.partitions,
+        False,
+        opened.share_read,
+        opened.events_read,
+        state_at=lambda partition, _: place(opened.partitions[partition], (counted or {})[partition]),
+    )
 
 
 def _open_kafka(
@@ -160,6 +185,7 @@ def _open_kafka(
         lags=source.lags,
         silent_seconds=source.silent_seconds,
         close=source.close,
+        state_at=lambda _, counted: KafkaState(topic.id, *counted),
     )
 
 

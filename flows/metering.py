@@ -26,6 +26,11 @@ from operators.subscribe import subscribe
 from operators.watch_quotas import watch_quotas
 from sinks.buffer import Item
 
+STATEFUL_STEPS = frozenset(
+    {"metering.source", "metering.aggregate.totals", "metering.clickhouse", "metering.redis", "metering.kafka"}
+)
+"""The steps under whose ids Bytewax saves state; state of any other is of another version."""
+
 
 def build(
     source: Source[RawBatch],
@@ -40,6 +45,7 @@ def build(
     partitions: Collection[int] | None,
     now_us: Callable[[], int],
     probe: Probe = UNOBSERVED,
+    told: Collection[str] = frozenset(),
 ) -> Dataflow:
     """Wire the flow. Step ids name saved state: renaming one orphans it (a test pins them).
 
@@ -55,6 +61,7 @@ def build(
         partitions: Every partition of a source with monotone log times, else None.
         now_us: The clock that stamps signals.
         probe: Watches the steps.
+        told: Ids of signals that products have heard of, and need not hear of again.
     """
     flow = Dataflow("metering")
     raw = op.input("source", flow, source)
@@ -62,13 +69,15 @@ def build(
     batches = subscribe("subscribe", claimed, history, subscriptions)
     updates = aggregate("aggregate", batches, history, shards, partitions, probe)
     rated = rate("rate", updates, history, probe)
-    watched = watch_quotas("watch_quotas", rated, history, now_us, probe)
+    watched = watch_quotas("watch_quotas", rated, history, now_us, probe, told)
 
-    def durable(batch: Batch) -> tuple[str, Batch]:
+    def durable(batch: Batch) -> list[tuple[str, Batch]]:
+        if batch.raw.settled:
+            return []
         probe.judged(batch)
-        return "", batch.durable()
+        return [("", batch.durable())]
 
-    ledger = op.map("durable", batches, durable)
+    ledger = op.flat_map("durable", batches, durable)
     rows = op.merge("rows", ledger, rated, watched)
     op.output("clickhouse", op.map("rows_here", rows, lambda item: (here, item[1])), sink)
     watched_here = op.map("watched_here", watched, lambda item: (here, item[1]))

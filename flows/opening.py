@@ -8,8 +8,9 @@ what can be refused comes before the catalog is applied, so that a start that fa
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +26,13 @@ from domain.totals import STATE_VERSION
 from engines.data_directory import DataDirectory
 from flows import recovery
 from flows.catalogs import Applied, apply_catalog, judge_catalog, sha256_of
-from flows.forget import Forgotten
+from flows.forget import SLACK_US, Forgotten
 from flows.inputs import Input, open_input, topic_of
+from flows.rebuild import Rebuild, goes_on, is_over, plan, told, under_way, wanted_files
 from flows.reclaim import Reclaimed, ledger_of, reclaim
+from flows.saved_state import judge
 from sinks.kafka import ensure_topic
+from sources.ledger import Ledger, LedgerSource
 from stores.claims import RedisClaims, Session
 from stores.rendezvous import Rendezvous
 
@@ -41,6 +45,8 @@ class Prepared(NamedTuple):
     claims: RedisClaims
     reclaimed: Reclaimed
     store: Path
+    told: frozenset[str]
+    """Ids of signals that must not be published again, where state is rebuilt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,11 @@ class Opening:
     settings: Settings
     directory: DataDirectory
     admin: Client
+    client: Callable[[], Client]
     redis_url: str
     catalog: str | None
     source: str
+    rebuilds: bool
     workers: int
     stop: threading.Event
     opened: ExitStack
@@ -75,19 +83,50 @@ class Opening:
     def _lead(self) -> Prepared:
         """Check, apply, re-claim and copy."""
         identity = self._identity()
-        has_state = _check_deployment(self.directory, identity, self.admin)
+        rebuild, begins = self._rebuild(identity)
+        has_state = rebuild is not None or judge(self.directory, identity, self.admin, self._topic) is not None
         catalog = judge_catalog(self.admin, self.catalog).history.versions[0].catalog
-        source = self._input(catalog.accept_within_us)
+        source = self._input(catalog.accept_within_us, rebuild)
         if self.settings.kafka_brokers is not None:
             _ensure_signals_topic(self.settings)
         applied = apply_catalog(self.admin, self.catalog)
         if not has_state:
             self.directory.write("deployment", identity)
+        if rebuild is not None and begins:
+            self.directory.write("rebuild", rebuild.record())
         claims = self._claims(applied.history)
-        kept_since_us = self.forgotten(claims).kept_since_us
+        kept_since_us = max(self.forgotten(claims).kept_since_us, _asked_since_us(claims, source, rebuild))
         reclaimed = reclaim(claims, self.admin, source.topic, source.partitions, kept_since_us)
-        store = recovery.begin(self.directory.recovery, self.settings.recovery_partitions)
-        return Prepared(applied, source, claims, reclaimed, store)
+        store = recovery.begin(self.directory.recovery, self.settings.recovery_partitions, anew=begins)
+        if begins:
+            self.directory.write("deployment", identity)
+        return Prepared(applied, source, claims, reclaimed, store, self._told(rebuild))
+
+    def _rebuild(self, identity: Mapping[str, Any]) -> tuple[Rebuild | None, bool]:
+        """What is rebuilt, if anything is, and whether that begins now: one that was killed goes on by itself."""
+        newest = recovery.newest(self.directory.recovery)
+        number = 0 if newest is None else int(newest.name)
+        going_on = under_way(self.directory, number, self._topic)
+        if going_on is not None:
+            try:
+                saved = judge(self.directory, identity, self.admin, self._topic)
+            except TallyError:
+                if not self.rebuilds:
+                    raise
+            else:
+                assert saved is not None, "the store was found"
+                if goes_on(going_on, saved) and not (self.rebuilds and is_over(going_on, saved)):
+                    return going_on, False
+        if not self.rebuilds:
+            return None, False
+        doubt_seconds = self.settings.epoch_seconds + max(
+            self.settings.kafka_wait_seconds, self.settings.redis_wait_seconds, self.settings.clickhouse_wait_seconds
+        )
+        rebuild = plan(self.admin, self._topic, number + 1, doubt_seconds)
+        return (rebuild, True) if rebuild.counted else (None, False)
+
+    def _told(self, rebuild: Rebuild | None) -> frozenset[str]:
+        return frozenset() if rebuild is None else told(self.admin, rebuild)
 
     def _announced(self, prepared: Prepared) -> dict[str, Any]:
         """What the others must know."""
@@ -96,6 +135,7 @@ class Opening:
             "catalog": prepared.applied.history.versions[-1].sha256,
             "claims": prepared.claims.session(),
             "store": prepared.store.name,
+            "rebuilds": prepared.input.share_rebuilt is not None,
         }
 
     def _follow(self, process: int, content: dict[str, Any]) -> Prepared:
@@ -113,15 +153,49 @@ class Opening:
         store = self.directory.recovery / content["store"]
         if not store.is_dir():
             raise TallyError(f"{store} is not there: all processes of a deployment must share TALLY_DATA_DIR")
-        source = self._input(None)
+        rebuild = under_way(self.directory, int(store.name), self._topic) if content["rebuilds"] else None
+        source = self._input(None, rebuild)
         claims = self._claims(applied.history)
         claims.adopt(Session(*content["claims"]))
-        return Prepared(applied, source, claims, Reclaimed(0), store)
+        return Prepared(applied, source, claims, Reclaimed(0), store, self._told(rebuild))
 
-    def _input(self, accept_within_us: int | None) -> Input:
-        source = open_input(self.source, self.settings, self.directory, self.stop, accept_within_us=accept_within_us)
-        self.opened.callback(source.close)
-        return source
+    def _input(self, accept_within_us: int | None, rebuild: Rebuild | None) -> Input:
+        log = open_input(
+            self.source,
+            self.settings,
+            self.directory,
+            self.stop,
+            accept_within_us=accept_within_us,
+            counted_files=None if rebuild is None else lambda: wanted_files(self.client, rebuild),
+        )
+        self.opened.callback(log.close)
+        return log if rebuild is None else self._behind_ledger(log, rebuild)
+
+    def _behind_ledger(self, log: Input, rebuild: Rebuild) -> Input:
+        """The ledger, then the log."""
+        gone = sorted(rebuild.counted.keys() - set(log.partitions))
+        if gone and log.monotone:
+            raise TallyError(
+                f"the ledger has partition {gone[0]} of {log.topic}, and the topic has {len(log.partitions)} "
+                "partitions: this is another topic or cluster. Point TALLY_KAFKA_BROKERS and TALLY_KAFKA_TOPIC at the "
+                "one that was counted"
+            )
+        ledger = LedgerSource(
+            log.source,
+            rebuild.counted,
+            lambda partition: log.state_at(partition, rebuild.counted[partition]),
+            lambda partition: Ledger(self.client(), log.topic, partition, rows_max=self.settings.batch_rows_max),
+            topic=log.topic,
+            monotone=log.monotone,
+            stop=self.stop,
+        )
+        return replace(
+            log,
+            source=ledger,
+            partitions=sorted({*log.partitions, *rebuild.counted}),
+            events_read=lambda: ledger.events_rebuilt() + log.events_read(),
+            share_rebuilt=ledger.share_rebuilt,
+        )
 
     def _claims(self, history: History) -> RedisClaims:
         claims = RedisClaims(
@@ -139,17 +213,27 @@ class Opening:
         return Forgotten(self.directory, self._ledger(), claims)
 
     def _ledger(self) -> str:
-        return ledger_of(self.admin, topic_of(self.source, self.settings))
+        return ledger_of(self.admin, self._topic)
+
+    @property
+    def _topic(self) -> str:
+        return topic_of(self.source, self.settings)
 
     def _identity(self) -> dict[str, Any]:
         """What saved state depends on."""
-        topic = topic_of(self.source, self.settings)
-        return {"topic": topic, "shards": self.settings.shards, "state_version": STATE_VERSION}
+        return {"topic": self._topic, "shards": self.settings.shards, "state_version": STATE_VERSION}
 
     def _alike(self) -> dict[str, Any]:
         """What must be the same in every process."""
         more = {"workers": self.workers, "claim_shards": self.settings.claim_shards, "version": version("tallyflow")}
         return {**self._identity(), **more}
+
+
+def _asked_since_us(claims: RedisClaims, source: Input, rebuild: Rebuild | None) -> int:
+    """The log time from which claims can be asked for behind the ledger; 0 where that cannot be told."""
+    if rebuild is None or not source.monotone or not set(source.partitions) <= rebuild.counted.keys():
+        return 0
+    return claims.kept_since_us(max(0, min(row.log_time_us for row in rebuild.counted.values()) - SLACK_US))
 
 
 def _ensure_signals_topic(settings: Settings) -> None:
@@ -160,31 +244,3 @@ def _ensure_signals_topic(settings: Settings) -> None:
         replication=settings.kafka_replication,
         wait_seconds=settings.kafka_wait_seconds,
     )
-
-
-def _check_deployment(directory: DataDirectory, identity: dict[str, Any], client: Client) -> bool:
-    """Refuse to go on with state that does not belong to this deployment or this ledger.
-
-    Returns:
-        Whether there is saved state to go on from.
-    """
-    if recovery.newest(directory.recovery) is None:
-        if int(client.query("SELECT count() FROM events").result_rows[0][0]):
-            raise TallyError(
-                f"the ledger holds events, but {directory.recovery} has no saved state: going on would count "
-                "from zero. Restore that directory, or start with a new data directory and run the files again."
-            )
-        return False
-    made = directory.read("deployment")
-    if made is None:
-        raise TallyError(
-            f"{directory.recovery} has saved state, but the record of what made it is missing from {directory.path}: "
-            "restore deployment.json, or start with a new data directory and run the files again"
-        )
-    for key, value in identity.items():
-        if made.get(key) != value:
-            raise TallyError(
-                f"this deployment was made with {key}={made.get(key)}, now it is {value}: go on with the old "
-                "value, or start with a new data directory"
-            )
-    return True

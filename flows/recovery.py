@@ -13,16 +13,22 @@ broker lets epochs pass before it reads anything again, so that happens.)
 Layout, under the data directory's `recovery/`:
     00000017/part-0.sqlite3 ...    what the 17th start goes on from, and saves to
 
-A copy is complete once it has its name: it is made beside, synced and renamed. Older ones are then removed.
+A copy is complete once it has its name: it is made beside, synced and renamed. Older ones are then removed. All files
+of a store bear one mark, made anew by each start, so that files of different starts are told from each other.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
+import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bytewax.recovery import init_db_dir
 
@@ -30,6 +36,17 @@ from domain.ports import TallyError
 
 _PATTERN = "part-*.sqlite3"
 _DIGITS = 8
+_SOURCE = "metering.source"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a store holds, as far as the start of a flow looks at it."""
+
+    steps: frozenset[str]
+    """The steps whose state it has."""
+    sources: dict[int, Any]
+    """By partition, the snapshot that its source goes on from."""
 
 
 def newest(root: Path) -> Path | None:
@@ -37,12 +54,50 @@ def newest(root: Path) -> Path | None:
     return max(_stores(root), key=lambda store: int(store.name), default=None)
 
 
-def begin(root: Path, partitions: int) -> Path:
+def examine(store: Path) -> Saved:
+    """Look into a store that a start is about to go on from.
+
+    Raises:
+        TallyError: files are missing, damaged, or of different starts.
+    """
+    files = sorted(store.glob(_PATTERN))
+    marks, indexes, counts = set(), set(), set()
+    steps: set[str] = set()
+    sources: dict[int, tuple[int, bytes | None]] = {}
+    try:
+        before = resume_epoch(files)
+        for file in files:
+            with _opened(file) as database:
+                (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+                if verdict != "ok":
+                    raise sqlite3.DatabaseError(verdict)
+                ((index, count),) = database.execute("SELECT part_index, part_count FROM parts")
+                indexes.add(index)
+                counts.add(count)
+                marks.add(_mark(database))
+                steps.update(step for (step,) in database.execute("SELECT DISTINCT step_id FROM snaps"))
+                for key, epoch, state in database.execute(
+                    "SELECT state_key, snap_epoch, ser_change FROM snaps WHERE step_id = ?", (_SOURCE,)
+                ):
+                    if before is not None and epoch < before and epoch >= sources.get(int(key), (0, b""))[0]:
+                        sources[int(key)] = epoch, state
+    except (OSError, sqlite3.Error, ValueError) as error:
+        raise TallyError(f"the saved state {store} is damaged ({error})") from error
+    if len(counts) != 1 or indexes != set(range(counts.pop())):
+        raise TallyError(f"the saved state {store} lacks files: there are {', '.join(file.name for file in files)}")
+    if len(marks) > 1:
+        raise TallyError(f"the saved state {store} is mixed: its files were written by different starts")
+    found = {number: pickle.loads(state) for number, (_, state) in sources.items() if state is not None}
+    return Saved(frozenset(steps), found)
+
+
+def begin(root: Path, partitions: int, *, anew: bool = False) -> Path:
     """Make the store of a start: a copy of the newest, or an empty one. One start at a time may do so.
 
     Args:
         root: The directory of all stores.
         partitions: Files of an empty store.
+        anew: Make it empty, whatever there is.
 
     Raises:
         TallyError: the newest store cannot be copied, or another start made one at the same time.
@@ -53,12 +108,13 @@ def begin(root: Path, partitions: int) -> Path:
     try:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(mode=0o700, parents=True)
-        if before is None:
+        if before is None or anew:
             init_db_dir(making, partitions)
         else:
             for file in sorted(before.glob(_PATTERN)):
                 _copy(file, making / file.name)
             _forget_unfinished(making)
+        _put_mark(making)
         for file in making.iterdir():
             _sync(file)
         _sync(making)
@@ -89,17 +145,41 @@ def _copy(source: Path, target: Path) -> None:
         reader.close()
 
 
+@contextmanager
+def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+    """A database; what the block changes is committed."""
+    database = sqlite3.connect(file)
+    try:
+        with database:
+            yield database
+    finally:
+        database.close()
+
+
+def _put_mark(store: Path) -> None:
+    mark = secrets.token_hex(8)
+    for file in store.glob(_PATTERN):
+        with _opened(file) as database:
+            database.execute("CREATE TABLE IF NOT EXISTS tally_start (mark TEXT NOT NULL)")
+            database.execute("DELETE FROM tally_start")
+            database.execute("INSERT INTO tally_start VALUES (?)", (mark,))
+
+
+def _mark(database: sqlite3.Connection) -> str | None:
+    """None in a store of a version that made no marks."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'tally_start'").fetchone():
+        return None
+    (mark,) = database.execute("SELECT mark FROM tally_start").fetchone()
+    return str(mark)
+
+
 def _forget_unfinished(store: Path) -> None:
     """Remove the snapshots of epochs from which the next execution will not resume."""
     files = sorted(store.glob(_PATTERN))
     epoch = resume_epoch(files)
     for file in files if epoch is not None else []:
-        database = sqlite3.connect(file)
-        try:
-            with database:
-                database.execute("DELETE FROM snaps WHERE snap_epoch >= ?", (epoch,))
-        finally:
-            database.close()
+        with _opened(file) as database:
+            database.execute("DELETE FROM snaps WHERE snap_epoch >= ?", (epoch,))
 
 
 def resume_epoch(files: Iterable[Path]) -> int | None:
@@ -111,14 +191,11 @@ def resume_epoch(files: Iterable[Path]) -> int | None:
     executions: dict[int, tuple[int, int]] = {}
     fronts: dict[tuple[int, int], int] = {}
     for file in files:
-        database = sqlite3.connect(file)
-        try:
+        with _opened(file) as database:
             for number, workers, epoch in database.execute("SELECT ex_num, worker_count, resume_epoch FROM exs"):
                 executions[number] = workers, epoch
             for number, worker, front in database.execute("SELECT ex_num, worker_index, worker_frontier FROM fronts"):
                 fronts[number, worker] = max(front, fronts.get((number, worker), 0))
-        finally:
-            database.close()
     if not executions:
         return None
     last = max(executions)

@@ -2,10 +2,10 @@
 
 1. take the data directory (embedded engines) or the lease in Redis (servers); 2. start or reach Redis and
 ClickHouse; 3. migrate (embedded) or require it. Then, once for all processes that start together:
-4. compare with what the deployment was made with; 5. open the source; 6. apply the catalog; 7. take the claim
-store over and bring it up to the ledger; 8. copy the saved state. And at last in each of them: 9. build the
-flow; 10. offer the embedded ClickHouse to others; 11. give Redis the open quotas that it may have lost,
-beside the flow.
+4. judge the saved state, or plan how it is rebuilt from the ledger; 5. open the source; 6. apply the catalog;
+7. take the claim store over and bring it up to the ledger; 8. copy the saved state. And at last in each of them:
+9. build the flow; 10. offer the embedded ClickHouse to others; 11. give Redis the open quotas that it may have
+lost, beside the flow.
 
 Every refusal is a `TallyError` that says why and what to do. What can be refused comes before the catalog
 is applied, so that a start that fails leaves the old one in force. What was opened is closed in reverse.
@@ -91,6 +91,7 @@ def start(
     catalog: str | None,
     source: str,
     stop: threading.Event,
+    rebuilds: bool = False,
     workers: int = 1,
     cluster: Cluster = ALONE,
     lost: Callable[[TallyError], None] = end_at_once,
@@ -102,6 +103,7 @@ def start(
         catalog: YAML text; None to go on with the applied one.
         source: What to read: `kafka` or `file:GLOB`.
         stop: Set to end the sources, in all processes.
+        rebuilds: Make the saved state anew from the ledger, and go on at the source behind it. Only process 0 is asked.
         workers: Threads of each process.
         cluster: This process and those that it runs with.
         lost: Called from another thread when this instance has lost its place to a younger one, or Redis
@@ -126,7 +128,9 @@ def start(
         opened.callback(admin.close)
         if settings.clickhouse_cluster is not None:
             synchronise(admin)
-        opening = Opening(settings, directory, admin, redis_url, catalog, source, workers, stop, opened)
+        opening = Opening(
+            settings, directory, admin, client, redis_url, catalog, source, rebuilds, workers, stop, opened
+        )
         prepared = opening.prepare(rendezvous, cluster.process)
         observer.started(prepared.applied.history, prepared.reclaimed)
         if prepared.input.lags is not None:
@@ -144,6 +148,7 @@ def start(
             partitions=prepared.input.partitions if prepared.input.monotone else None,
             now_us=_now_us,
             probe=observer,
+            told=prepared.told,
         )
         opened.enter_context(status.asking("redis", lambda: ping(redis_url, redis_options(settings))))
         opened.enter_context(status.asking("clickhouse", lambda: client().close()))

@@ -9,7 +9,7 @@ import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import Stream
 
-from domain.ports import TICKETS_MAX, Claim, ClaimRequests, Claims, Ticket
+from domain.ports import TICKETS_MAX, Claim, ClaimRequests, Claims, TallyError, Ticket
 from domain.values import Batch, Events, Position, RawBatch, Reason, Refusal, Rejects
 
 STRIDE_ROWS = 5_000
@@ -28,6 +28,7 @@ def deduplicate(
 
     One step, so that the store works on a stride of a batch while the next one is decoded. It is called for
     every batch, also for one without events, so that it can tell whether it holds every claim before this one.
+    Only settled batches, which come before all others of their partition, are not claimed: their claims are restored.
     What it raises stops the flow; nothing passes unclaimed.
 
     Args:
@@ -49,6 +50,9 @@ def deduplicate(
             whole.rejects.extend(judged.rejects)
 
         for raw in raws:
+            if raw.settled:
+                passed.append(_still_accepted(decode(raw)))
+                continue
             whole = Batch(raw, Events(attributes=None if raw.attributes is None else []), Rejects())
             passed.append(whole)
             for stride in raw.strides(stride_rows):
@@ -61,6 +65,18 @@ def deduplicate(
         return passed
 
     return op.flat_map_batch("claim", up, claim)
+
+
+def _still_accepted(batch: Batch) -> Batch:
+    """A settled batch; if what the ledger holds is not accepted any more, state rebuilt from it would be another."""
+    rejects = batch.rejects
+    if len(rejects):
+        position = Position(batch.raw.partition, rejects.offsets[0], rejects.indexes[0])
+        raise TallyError(
+            f"{_text(batch.raw, position)} stands in the ledger as accepted, but is now refused ({rejects.reasons[0]}: "
+            f"{rejects.details[0]}): the tables `events` or `catalogs` are not what they were. Restore them."
+        )
+    return batch
 
 
 def _send(claims: Claims, batch: Batch) -> Ticket:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
@@ -21,15 +22,18 @@ def watch_quotas(
     history: History,
     now_us: Callable[[], int],
     probe: Probe = UNOBSERVED,
+    told: Collection[str] = frozenset(),
 ) -> KeyedStream[Watched]:
     """The state of every touched entitlement, and a signal for every threshold crossed.
 
-    `now_us` stamps the signals; nothing else depends on the clock.
+    `now_us` stamps the signals; nothing else depends on the clock. Those whose ids were `told` are left out.
     """
     watch = probe.timed("watch_quotas", Watcher(history).watch)
 
     def step(rated: RatedUpdates) -> Watched:
         watched = watch(rated, now_us())
+        if told and watched.signals:
+            watched = replace(watched, signals=[signal for signal in watched.signals if signal.id not in told])
         if watched.signals:
             probe.signalled(rated.updates.log_time_us, watched.signals)
         return watched

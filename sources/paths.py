@@ -132,10 +132,7 @@ def register(paths: list[str], registry: Path) -> dict[str, int]:
     new = [path for path in paths if path not in numbers]
     numbers |= {path: number for number, path in enumerate(new, max(numbers.values(), default=-1) + 1)}
     if new:
-        try:
-            _write_registry(registry, numbers)
-        except OSError as error:
-            raise TallyError(f"{registry} cannot be written: {error.strerror}. Check the data directory.") from error
+        write_registry(registry, numbers)
     return numbers
 
 
@@ -160,8 +157,15 @@ def _damaged(registry: Path, what: str) -> TallyError:
     )
 
 
-def _write_registry(registry: Path, numbers: dict[str, int]) -> None:
+def write_registry(registry: Path, numbers: dict[str, int]) -> None:
     """Replace the registry so that a crash leaves the old one or the new one."""
+    try:
+        _write(registry, numbers)
+    except OSError as error:
+        raise TallyError(f"{registry} cannot be written: {error.strerror}. Check the data directory.") from error
+
+
+def _write(registry: Path, numbers: dict[str, int]) -> None:
     registry.parent.mkdir(parents=True, exist_ok=True)
     draft = registry.with_name(f"{registry.name}.{os.getpid()}")
     with draft.open("w", encoding="ascii") as file:

@@ -51,13 +51,14 @@ class Deployment:
                 file.write(content[self._given[number] : end])
             self._given[number] = end
 
-    def start(self, *build: str, **settings: str) -> subprocess.Popen[bytes]:
+    def start(self, *build: str, rebuilds: bool = False, **settings: str) -> subprocess.Popen[bytes]:
         """Start a run; of another build where its module, and what that takes first, are given."""
+        source = ["--source", "ledger", "--then", self.source] if rebuilds else ["--source", self.source]
         build = build or (("tests.faults.mutants", self.mutation) if self.mutation else ("cli.main",))
         common = ["--catalog", str(self.folder / "catalog.yaml"), "--workers", str(self.workers)]
         with open(self.folder / "log", "ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", *build, "run", "--data-dir", str(self.data), *common, *self.arguments],
+                [sys.executable, "-m", *build, "run", "--data-dir", str(self.data), *common, *source],
                 cwd=ROOT,
                 env={**os.environ, **self.settings, **settings},
                 stdin=subprocess.DEVNULL,
@@ -66,8 +67,8 @@ class Deployment:
             )
 
     @property
-    def arguments(self) -> list[str]:
-        return ["--source", f"file:{self.folder}/in/*.ndjson"]
+    def source(self) -> str:
+        return f"file:{self.folder}/in/*.ndjson"
 
     @property
     def settings(self) -> dict[str, str]:
@@ -108,6 +109,15 @@ class Deployment:
         self.grow(share)
         process = self.start()
         assert process.wait(RUN_SECONDS_MAX) in self.codes, self.log
+
+    def refuse(self) -> str:
+        """Start where that must be refused; returns what is said."""
+        log = self.folder / "log"
+        begun = log.stat().st_size
+        code = self.start().wait(RUN_SECONDS_MAX)
+        said = log.read_bytes()[begun:].decode()
+        assert code == 1, said
+        return " ".join(said.split())
 
     def tables(self) -> Tables:
         with EmbeddedClickHouse(self.data / "clickhouse") as engine, engine.client(DATABASE) as client:
@@ -159,6 +169,16 @@ def run_with_kills(deployment: Deployment, seed: int, kills: int, begin: float =
     begun = time.monotonic()
     deployment.finish(end)
     return time.monotonic() - begun
+
+
+def kill_after_snapshot(deployment: Deployment, *, rebuilds: bool = False, **settings: str) -> None:
+    """Run, and `kill -9` once a snapshot was taken: in the middle, if batches are few enough."""
+    before = deployment.epoch()
+    process = deployment.start(rebuilds=rebuilds, **settings)
+    wait_for_snapshot(deployment, process, before)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert_no_orphan(deployment)
 
 
 def wait_for_snapshot(deployment: Deployment, process: subprocess.Popen[bytes], before: int) -> None:

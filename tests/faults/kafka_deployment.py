@@ -50,8 +50,8 @@ class KafkaDeployment(Deployment):
         self._given = ends
 
     @property
-    def arguments(self) -> list[str]:
-        return ["--source", "kafka"]
+    def source(self) -> str:
+        return "kafka"
 
     @property
     def settings(self) -> dict[str, str]:

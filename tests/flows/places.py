@@ -83,12 +83,28 @@ class Place:
     def contents(self) -> list[bytes]:
         return [path.read_bytes() for path in sorted(self.input.iterdir())]
 
-    def start(self, catalog: str | None, stop: threading.Event | None = None, workers: int = 1, **settings: Any) -> Any:
+    def start(
+        self,
+        catalog: str | None,
+        stop: threading.Event | None = None,
+        workers: int = 1,
+        *,
+        rebuilds: bool = False,
+        **settings: Any,
+    ) -> Any:
         """`flows.start.start` over all files."""
         known = Settings(data_dir=self.data, **{"shards": 8, "batch_rows_max": 300} | settings)
         source = f"file:{self.input}/*.ndjson"
         stop = stop or threading.Event()
-        return start(known, catalog=catalog, source=source, stop=stop, workers=workers, lost=lambda error: None)
+        return start(
+            known,
+            catalog=catalog,
+            source=source,
+            stop=stop,
+            rebuilds=rebuilds,
+            workers=workers,
+            lost=lambda error: None,
+        )
 
     def run(
         self, catalog: str | None, stop: threading.Event | None = None, workers: int = 1, **settings: Any

@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.decode import BatchDecoder
-from domain.ports import TICKETS_MAX, Claim, ClaimRequests, Claims, ClaimsLost, ClaimsUnavailable, Fenced, Ticket
+from domain.ports import (
+    TICKETS_MAX,
+    Claim,
+    ClaimRequests,
+    Claims,
+    ClaimsLost,
+    ClaimsUnavailable,
+    Fenced,
+    TallyError,
+    Ticket,
+)
 from domain.values import Batch, Position, RawBatch, Reason
 from operators.deduplicate import STRIDE_ROWS, deduplicate
 from tests.batches import history, payload, raw
@@ -95,6 +105,16 @@ def test_a_replay_accepts_its_own_events_again() -> None:
     once = deduplicated(batches, fake_claims(server))
     again = deduplicated(batches, fake_claims(server))
     assert [batch.durable() for batch in again] == [batch.durable() for batch in once]
+
+
+def test_what_the_ledger_holds_is_neither_claimed_nor_refused() -> None:
+    """Its claims are restored before; an id of it that is nobody's is the next one's."""
+    settled = replace(raw([call("1"), call("1", n=2)]), settled=True)
+    first, second = deduplicated([settled, raw([call("1")], partition=1)], fake_claims(), at_once=2)
+    assert (first.events.offsets, second.events.offsets) == ([0, 1], [0])
+    broken = replace(raw([call("1"), b"{"]), settled=True)
+    with stopped_by(TallyError, "file/0/1/0 stands in the ledger as accepted, but is now refused (malformed"):
+        deduplicated([broken], fake_claims())
 
 
 written_calls = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2)), min_size=1, max_size=10)
