@@ -49,6 +49,7 @@ SELECT DISTINCT log_partition FROM
     UNION ALL SELECT log_partition FROM progress WHERE log_topic = {topic:String}
 )
 """
+_LEDGER_MADE = "SELECT toUnixTimestamp64Micro(min(applied_at)) FROM catalogs WHERE version = 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,7 @@ def ledger_of(client: Client, topic: str) -> str:
     The database's tables may be made anew under the same name; when its first catalog was applied tells them
     apart.
     """
-    sql = "SELECT toUnixTimestamp64Micro(min(applied_at)) FROM catalogs WHERE version = 1"
-    return f"{topic}@{int(client.query(sql).result_rows[0][0])}"
+    return f"{topic}@{int(client.query(_LEDGER_MADE).result_rows[0][0])}"
 
 
 def reclaim(

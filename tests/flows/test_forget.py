@@ -16,7 +16,8 @@ from engines.data_directory import DataDirectory
 from flows.forget import SLACK_US, Forgetting, Forgotten, written_log_times
 from flows.reclaim import reclaim
 from sinks import migrate
-from tests.fakes.claims import ClaimServer, FakeClaims
+from tests.fakes.claims import FakeClaims, generations
+from tests.fakes.redis import RedisServer
 from tests.stores.claim_stores import GENERATION_US as SHORT_US
 from tests.stores.claim_stores import Event, RedisStore, Row, requests_of
 
@@ -29,7 +30,7 @@ class Run:
     """A flow as far as forgetting sees it: it reads, writes, closes epochs, crashes and resumes."""
 
     logs: list[list[Row]]
-    server: ClaimServer = field(default_factory=ClaimServer)
+    server: RedisServer = field(default_factory=RedisServer)
     barriers: dict[str, int] = field(default_factory=lambda: {"00": 0})
     verdicts: dict[Position, Claim | None] = field(default_factory=dict)
 
@@ -112,10 +113,10 @@ def test_memory_is_released_two_barriers_later_and_not_before() -> None:
     run.forgetting.step()
     run.close_epoch()
     run.forgetting.step()
-    assert 0 in run.server.generations
+    assert 0 in generations(run.server)
     run.close_epoch()
     run.forgetting.step()
-    assert set(run.server.generations) == {3}
+    assert generations(run.server) == {3}
 
 
 def test_the_slowest_partition_decides_and_a_new_one_is_at_the_beginning() -> None:
@@ -171,10 +172,10 @@ def test_a_start_asks_clickhouse_how_far_it_is_and_for_what_is_kept(tmp_path: Pa
                 "INSERT INTO events (log_topic, log_partition, log_offset, log_time, source, id) VALUES "
                 "('t', 0, 1, '2026-01-01 00:00:01', 's', 'a'), ('t', 0, 2, '2026-01-01 00:00:02', 's', 'b')"
             )
-            claims = FakeClaims(ClaimServer(), accept_within_us=HOUR_US)
+            claims = FakeClaims(RedisServer(), accept_within_us=HOUR_US)
             assert reclaim(claims, client, "t", [0], second_us + 2_000_000).claims == 1
             assert reclaim(claims, client, "t", [0]).claims == 0, "Redis has what it needs"
             assert claims.progress() == {0: 5, 1: 7}
-            assert reclaim(FakeClaims(ClaimServer(), accept_within_us=HOUR_US), client, "t", [0]).claims == 2
+            assert reclaim(FakeClaims(RedisServer(), accept_within_us=HOUR_US), client, "t", [0]).claims == 2
         found: Mapping[int, int] = written_log_times(lambda: engine.client(migrate.DATABASE), "t")
         assert found == {0: second_us + 9_000_000, 1: second_us + 2_000_000}

@@ -17,8 +17,8 @@ from domain.values import Batch, RawBatch
 from flows.metering import build
 from tests.batches import TOPIC, history, payload, raw, us
 from tests.books import Books
-from tests.fakes.claims import ClaimServer
 from tests.fakes.flows import FakeSink, FakeSource, FakeSubscriptions
+from tests.fakes.redis import RedisServer
 from tests.operators.running import fake_claims
 from tests.oracle import Tables, compute
 from tests.oracle.events import lines
@@ -75,7 +75,7 @@ def flow_over(
     sink: FakeSink,
     *,
     messages_max: int = 100,
-    server: ClaimServer | None = None,
+    server: RedisServer | None = None,
     outlets: dict[str, FakeSink] | None = None,
 ) -> Dataflow:
     ticks = count()
@@ -138,7 +138,7 @@ def test_any_number_of_workers_gives_the_oracles_rows(workers: int, files: list[
 
 def test_counting_it_all_again_gives_the_same_rows(files: list[bytes], truth: Tables) -> None:
     """A replay from the beginning, with other batches, over claims that remember the first time."""
-    server, sink = ClaimServer(), FakeSink()
+    server, sink = RedisServer(), FakeSink()
     for messages_max in (400, 150):
         cluster_main(flow_over(files, sink, messages_max=messages_max, server=server), [], 0)
     books = books_of(sink)

@@ -12,7 +12,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.operators import Stream
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from tests.fakes.claims import ClaimServer, FakeClaims
+from tests.fakes.claims import FakeClaims
+from tests.fakes.redis import RedisServer
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -29,9 +30,9 @@ def run(items: Iterable[X], operator: Callable[[Stream[X]], Stream[Y]], at_once:
     return out
 
 
-def fake_claims(server: ClaimServer | None = None) -> FakeClaims:
+def fake_claims(server: RedisServer | None = None) -> FakeClaims:
     """Claims of a new instance that may go on."""
-    claims = FakeClaims(server or ClaimServer(), accept_within_us=ACCEPT_WITHIN_US)
+    claims = FakeClaims(server or RedisServer(), accept_within_us=ACCEPT_WITHIN_US)
     claims.take_over()
     claims.publish(claims.progress())
     return claims

@@ -26,7 +26,7 @@ from domain.ports import (
 from domain.values import Batch, Position, RawBatch, Reason
 from operators.deduplicate import STRIDE_ROWS, deduplicate
 from tests.batches import history, payload, raw
-from tests.fakes.claims import ClaimServer
+from tests.fakes.redis import RedisServer
 from tests.operators.running import fake_claims, run, stopped_by
 
 CATALOG = """
@@ -100,7 +100,7 @@ def test_what_decode_refused_claims_nothing() -> None:
 
 
 def test_a_replay_accepts_its_own_events_again() -> None:
-    server = ClaimServer()
+    server = RedisServer()
     batches = [raw([call("1"), call("2"), call("1")]), raw([call("2", n=2), call("3")], start=3)]
     once = deduplicated(batches, fake_claims(server))
     again = deduplicated(batches, fake_claims(server))
@@ -125,7 +125,7 @@ written_calls = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2)), m
 def test_however_the_log_is_cut_and_replayed_the_same_events_are_first(
     written: list[tuple[str, int]], data: st.DataObject
 ) -> None:
-    server = ClaimServer()
+    server = RedisServer()
     first_at: dict[str, int] = {}
     for offset, (key, _) in enumerate(written):
         first_at.setdefault(key, offset)
@@ -250,7 +250,7 @@ def test_what_claims_raise_stops_the_flow() -> None:
 
 
 def test_lost_claims_stop_the_flow_before_anything_passes() -> None:
-    server = ClaimServer()
+    server = RedisServer()
     claims = fake_claims(server)
     deduplicated([raw([call("1")])], claims)
     server.flush()

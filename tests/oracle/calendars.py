@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 from array import array
+from bisect import bisect_right
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from zoneinfo import ZoneInfo
@@ -21,6 +22,7 @@ Span = tuple[int, int]
 """[start, end)"""
 
 
+@cache
 def offset_minutes(zone: str, minute: int) -> int:
     """The zone's UTC offset at a UTC minute (since 1970)."""
     local = (EPOCH + timedelta(minutes=minute)).astimezone(ZoneInfo(zone))
@@ -50,11 +52,13 @@ def boundaries(zone: str, width: int, day: int) -> list[int]:
     """The minutes of a UTC day at which a window of `width` minutes starts in the zone.
 
     That is each at which the wall clock, rounded down to the width, changes, or at which the clock
-    is set and then shows a multiple of the width.
+    is set and then shows a multiple of the width. On most days it is not set: then that is each multiple.
     """
-    before = wall_clock(zone, day - 1)[-1]
+    before, clock = wall_clock(zone, day - 1)[-1], wall_clock(zone, day)
+    if clock == array("q", range(before + 1, before + 1 + DAY_MINUTES)):
+        return list(range(day * DAY_MINUTES + -clock[0] % width, (day + 1) * DAY_MINUTES, width))
     found = []
-    for index, shown in enumerate(wall_clock(zone, day)):
+    for index, shown in enumerate(clock):
         was_set = shown != before + 1
         if shown // width != before // width or (was_set and shown % width == 0):
             found.append(day * DAY_MINUTES + index)
@@ -66,11 +70,11 @@ def clock_window(zone: str, width: int, instant: int) -> Span:
     """The window of `width` minutes, less than a day, that holds an instant."""
     minute = instant // MINUTE_US
     day = minute // DAY_MINUTES
-    near = [b for d in (day - 1, day, day + 1) for b in boundaries(zone, width, d)]
-    return (
-        max(b for b in near if b <= minute) * MINUTE_US,
-        min(b for b in near if b > minute) * MINUTE_US,
-    )
+    near = boundaries(zone, width, day)
+    if not near or not near[0] <= minute < near[-1]:
+        near = [b for d in (day - 1, day, day + 1) for b in boundaries(zone, width, d)]
+    after = bisect_right(near, minute)
+    return near[after - 1] * MINUTE_US, near[after] * MINUTE_US
 
 
 @cache
@@ -78,6 +82,8 @@ def day_start(zone: str, local: date) -> int:
     """The first instant whose local date is that date or later."""
     number = (local - EPOCH_DATE).days
     for day in range(number - 2, number + 3):
+        if max(wall_clock(zone, day)) < number * DAY_MINUTES:
+            continue
         for index, shown in enumerate(wall_clock(zone, day)):
             if shown >= number * DAY_MINUTES:
                 return (day * DAY_MINUTES + index) * MINUTE_US
@@ -96,6 +102,7 @@ def local_day(zone: str, instant: int) -> Span:
     return _holding(starts, instant)
 
 
+@cache
 def add_months(first: date, months: int, day: int) -> date:
     """The day of the month, clamped to its end, that many months after `first`'s month."""
     year, month0 = divmod(first.year * 12 + first.month - 1 + months, 12)

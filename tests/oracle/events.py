@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from operator import ge, gt, le, lt
 from typing import Any
 
@@ -81,6 +82,7 @@ def payloads(line: bytes) -> list[bytes]:
         return [line]
 
 
+@lru_cache(maxsize=10_000)
 def instant_us(text: object) -> int | None:
     """The instant of a time string, cut to microseconds; None if it is not one."""
     match = TIME.fullmatch(text) if isinstance(text, str) else None

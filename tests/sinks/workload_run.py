@@ -18,7 +18,8 @@ from flows.metering import build
 from flows.subscriptions import SavedSubscriptions
 from sinks.clickhouse import ClickHouseSink
 from sources.files import TOPIC, FileSource
-from tests.fakes.claims import ClaimServer, FakeClaims
+from tests.fakes.claims import FakeClaims
+from tests.fakes.redis import RedisServer
 from tests.oracle import Tables, compute
 from tests.oracle.calendars import Span, window
 from tests.oracle.catalogs import History, load, where_of
@@ -48,7 +49,7 @@ def count_workload(clients: Callable[[], Client], folder: Path) -> Run:
     for number, content in enumerate(files):
         (folder / f"{number}.ndjson").write_bytes(content)
     history = load_history([(1, 0, catalog)])
-    claims = FakeClaims(ClaimServer(), accept_within_us=history.versions[0].catalog.accept_within_us)
+    claims = FakeClaims(RedisServer(), accept_within_us=history.versions[0].catalog.accept_within_us)
     claims.take_over()
     claims.publish({})
     source = FileSource(str(folder / "*.ndjson"), folder / "files.json", batch_rows_max=300, stop=threading.Event())

@@ -11,7 +11,8 @@ import redis
 from domain.ports import Claim, ClaimRequests, Claims, ClaimsAdmin
 from domain.values import FUTURE_SKEW_US, HOUR_US, Position
 from stores.claims import RedisClaims
-from tests.fakes.claims import ClaimServer, FakeClaims
+from tests.fakes.claims import FakeClaims
+from tests.fakes.redis import RedisServer
 from tests.services.redis_cluster import RedisCluster
 
 ACCEPT_WITHIN_US = HOUR_US - FUTURE_SKEW_US
@@ -35,7 +36,7 @@ class Store(Protocol):
 
 @dataclass
 class FakeStore:
-    server: ClaimServer = field(default_factory=ClaimServer)
+    server: RedisServer = field(default_factory=RedisServer)
 
     def instance(self) -> Instance:
         return FakeClaims(self.server, accept_within_us=ACCEPT_WITHIN_US)
