@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -122,6 +122,9 @@ def generate(seed: int, events: int, subjects: int, files: int) -> list[bytes]:
 class _Writer:
     """Writes one file."""
 
+    zones: Sequence[str] = ZONES
+    """Of subscriptions that events make."""
+
     def __init__(self, rng: random.Random, number: int, subjects: list[str]) -> None:
         self.rng = rng
         self.number = number
@@ -162,7 +165,7 @@ class _Writer:
                 subject=rng.choice(self.subjects),
                 time=time,
                 log_time=rng.choice((None, now, now + HOUR_US)),
-                data=_subscription(rng, now),
+                data=_subscription(rng, now, self.zones),
             )
             if rng.random() < 0.9:  # mostly of those who have none of the catalog's, and have begun if it is to change
                 others = self.subjects[-3:]
@@ -372,7 +375,7 @@ class _Writer:
         return text + f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
 
 
-def _subscription(rng: random.Random, now: int) -> dict[str, Any]:
+def _subscription(rng: random.Random, now: int, zones: Sequence[str]) -> dict[str, Any]:
     """The data of a subscription event: often about today, sometimes days before or after it."""
 
     def day(*distances: int) -> str:
@@ -385,7 +388,7 @@ def _subscription(rng: random.Random, now: int) -> dict[str, Any]:
             data = {"action": "create", "plan": plan}
             data |= {"start": start} if rng.random() < 0.6 else {}
             data |= {"end": day(2, 7, 12, 20, 33, 70)} if rng.random() < 0.7 else {}
-            return data | ({"timezone": rng.choice(ZONES)} if rng.random() < 0.6 else {})
+            return data | ({"timezone": rng.choice(zones)} if rng.random() < 0.6 else {})
         case "change":
             return {"action": "change", "plan": plan}
         case _:
