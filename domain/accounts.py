@@ -31,13 +31,21 @@ class Spans:
     ends: Int64s
     numbers: Int64s
     count: int
+    _firsts: NDArray[np.object_]
+    _lasts: NDArray[np.object_]
 
     @classmethod
     def of(cls, starts: Int64s, ends: Int64s) -> Spans:
         """Number the distinct spans; two may begin together and end apart (in different zones)."""
         first, by_start = np.unique(starts, return_inverse=True)
         last, by_end = np.unique(ends, return_inverse=True)
-        return cls(starts, ends, by_start * len(last) + by_end, len(first) * len(last))
+        numbers, count = by_start * len(last) + by_end, len(first) * len(last)
+        return cls(starts, ends, numbers, count, first.astype(object), last.astype(object))
+
+    def at(self, rows: Int64s) -> tuple[list[int], list[int]]:
+        """Starts and ends of rows; an instant is one object, wherever it occurs."""
+        by_start, by_end = np.divmod(self.numbers[rows], max(len(self._lasts), 1))
+        return self._firsts[by_start].tolist(), self._lasts[by_end].tolist()
 
 
 _PERIOD_WINDOWS = {PeriodKind.HOUR: "1h", PeriodKind.DAY: "1d", PeriodKind.MONTH: "1mo"}

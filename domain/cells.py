@@ -19,7 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from typing_extensions import Buffer
 
 from domain.catalog import Aggregation
 from domain.values import QUANTITY_SCALE
@@ -46,8 +48,6 @@ class Cells:
         self._versions: list[int] = []
         self._encoded: list[pa.RecordBatch] = []
         self._new_keys: list[Key] = []
-        self._parts: dict[Any, Any] = {}
-        """One object for each subject, instant and dimensions: keys share them, a third of their memory."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,13 +58,16 @@ class Cells:
 
     def places(self, keys: Sequence[Key], check_open: Callable[[list[Key]], None]) -> list[int]:
         """The row of each key (no key twice); `check_open` may raise on the new ones before they get theirs."""
-        found = self.find(keys)
+        return self.complete(keys, self.find(keys), check_open)
+
+    def complete(
+        self, keys: Sequence[Key], found: list[int | None], check_open: Callable[[list[Key]], None]
+    ) -> list[int]:
+        """The same after `find`."""
         if None not in found:
             return found  # type: ignore[return-value]  # there is no None in it
         fresh = [key for key, place in zip(keys, found, strict=True) if place is None]
         check_open(fresh)
-        same = self._parts.setdefault
-        fresh = [tuple([same(part, part) for part in key]) for key in fresh]
         first = len(self.rows)
         self.rows.update(zip(fresh, range(first, first + len(fresh)), strict=True))
         self.inputs += [0] * len(fresh)
@@ -165,7 +168,7 @@ class Cells:
     def _lay(self, keys: list[Key], inputs: list[int], values: list[Any], versions: list[int]) -> None:
         self.rows = {key: place for place, key in enumerate(keys)}
         self.inputs, self._values, self._versions = inputs, values, versions
-        self._encoded, self._new_keys, self._parts = [], keys, {}
+        self._encoded, self._new_keys = [], keys
 
     def to_arrow(self) -> pa.Table:
         """The rows as columns; an immutable copy. Not to be asked of a family without rows."""
@@ -228,8 +231,20 @@ def mean(total: int, count: int) -> int:
 
 def _to_binary(values: Sequence[int]) -> pa.Array:
     """Integers as fixed 16-byte little-endian binaries."""
-    joined = b"".join([value.to_bytes(_QUANTITY_BYTES, "little", signed=True) for value in values])
+    joined = little_endian(values, _QUANTITY_BYTES)
     return pa.Array.from_buffers(pa.binary(_QUANTITY_BYTES), len(values), [None, pa.py_buffer(joined)])
+
+
+def little_endian(values: Sequence[int], width: int) -> Buffer:
+    """Signed integers as so many bytes each, one behind the other; a width is a multiple of 8."""
+    try:
+        low = np.array(values, "<i8")
+    except OverflowError:
+        return b"".join([value.to_bytes(width, "little", signed=True) for value in values])
+    wide = np.empty((len(low), width // 8), "<i8")
+    wide[:, 0] = low
+    wide[:, 1:] = (low >> 63)[:, None]
+    return wide.data
 
 
 def _from_bytes(value: bytes) -> int:

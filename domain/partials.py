@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,8 @@ class _BatchGrouping:
     """The events of a batch that fall under one catalog version, being grouped.
 
     Texts are grouped by number: subjects are numbered in order of their shard, so that groups sorted by
-    subject are sorted by shard.
+    subject are sorted by shard. Keys of one batch share their instants, those of all batches their subjects:
+    that is a third of what the totals take in memory.
     """
 
     def __init__(
@@ -148,7 +150,7 @@ class _BatchGrouping:
         shard = np.array([shard_of(subject, shards) for subject in unique], np.int64)
         order = shard.argsort(kind="stable")
         self._shards = shard[order]
-        self._subjects = [unique[place] for place in order.tolist()]
+        self._subjects = [intern(unique[place]) for place in order.tolist()]
         numbers = dict(zip(self._subjects, range(len(unique)), strict=True))
         self._dimensions: dict[str, dict[tuple[str, ...], Dimensions]] = {}
         self._subject_of = np.array(list(map(numbers.__getitem__, subjects)), np.int64)
@@ -299,8 +301,7 @@ class _BatchGrouping:
             lasts,
             (
                 [self._subjects[number] for number in subjects.tolist()],
-                spans.starts[rows].tolist(),
-                spans.ends[rows].tolist(),
+                *spans.at(rows),
             ),
             np.diff(np.append(starts, len(order))).tolist(),
             self._values(meter, inputs, at[order], starts),

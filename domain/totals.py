@@ -162,7 +162,7 @@ class ShardTotals:
         found = cells.find(groups.keys)
         known = iter(cells.quantities([place for place in found if place is not None]))
         before = [None if place is None else next(known) for place in found]
-        places = cells.places(groups.keys, self._check_open)
+        places = cells.complete(groups.keys, found, self._check_open)
         cells.merge(places, groups.inputs, groups.values, partition)
         return before, cells.quantities(places), [cells.inputs[place] for place in places]
 

@@ -8,9 +8,11 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from domain.catalog import Aggregation
+from domain.cells import little_endian
 from domain.quota import QuotaStates, Signal, SignalType
 from domain.rating import RatedUpdate
 from domain.updates import MemberUpdate, PeriodKey, UsageUpdate
@@ -50,8 +52,7 @@ def amounts(values: Sequence[int]) -> pa.Array:
 
 
 def _decimals(values: Sequence[int], kind: pa.DataType, width: int) -> pa.Array:
-    joined = b"".join([value.to_bytes(width, "little", signed=True) for value in values])
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(joined)])
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(little_endian(values, width))])
 
 
 def _instants(values: Sequence[int]) -> pa.Array:
@@ -282,7 +283,7 @@ def quotas_table(states: QuotaStates) -> pa.Table:
             "feature": pa.repeat(entitlement.feature, count),
             "meter": pa.repeat(entitlement.meter, count),
             "used": quantities(states.used),
-            "allowance": quantities([entitlement.limit] * count),
+            "allowance": quantities([entitlement.limit]).take(_zeros(count)),
             "state": _texts([state.value for state in states.states]),
             "catalog_version": pa.repeat(pa.scalar(states.catalog_version, pa.uint32()), count),
             **_versions(states.inputs),
@@ -319,10 +320,11 @@ def signals_table(signals: Sequence[Signal]) -> pa.Table:
 
 def _versions(inputs: Sequence[int]) -> dict[str, pa.Array]:
     """The columns by which the fullest row of a key wins."""
+    numbers = np.array(inputs, np.uint64)
     return {
-        "inputs": _uint64s(inputs),
+        "inputs": pa.array(numbers),
         "era": pa.repeat(pa.scalar(ERA, pa.uint32()), len(inputs)),
-        "version": _uint64s([ERA * _ERA_STEP + n for n in inputs]),
+        "version": pa.array(numbers + np.uint64(ERA * _ERA_STEP)),
     }
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.catalog import Aggregation
-from domain.cells import Cells, Key, mean
+from domain.cells import Cells, Key, little_endian, mean
 from domain.values import QUANTITY_SCALE
 
 AGGREGATIONS = list(Aggregation)
@@ -223,6 +223,7 @@ def test_a_snapshot_holds_all_rows_whatever_came_before(
     for version, (step, what, events) in enumerate([*steps, ("save", None, None)], start=1):
         match step:
             case "merge":
+                events = [one._replace(offset=one.offset + 10 * version) for one in events]  # a position has one event
                 for key in (keys[n] for n in what):
                     model[key] = model.get(key, []) + events
                     for partition in {one.partition for one in events}:
@@ -340,3 +341,12 @@ def test_forgetting_is_by_the_end() -> None:
     cells.places([("a", 0, 10, 0, ""), ("b", 5, 11), ("c", 0, 9, "part")], opened)
     cells.forget(10)
     assert list(cells.rows) == [("b", 5, 11)]
+
+
+@given(
+    st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**127), 2**127 - 1))), st.sampled_from([16, 32])
+)
+def test_integers_become_bytes_of_their_width(values: list[int], width: int) -> None:
+    written = bytes(little_endian(values, width))
+    pieces = [written[at : at + width] for at in range(0, len(written), width)]
+    assert [int.from_bytes(piece, "little", signed=True) for piece in pieces] == values
