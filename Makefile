@@ -17,7 +17,7 @@ help:
 	@echo "make faults      run the fault matrix: what is killed, cut off, emptied and moved under real processes"
 	@echo "make test-image  install without the embedded engines and run as the image does (a minute)"
 	@echo "make fuzz        look for inputs that break what reads them (SECONDS=60 for each target, TARGET=line ...)"
-	@echo "make lint        ruff, mypy, the import contracts, and what is deployed"
+	@echo "make lint        ruff, mypy, import contracts, secrets, known vulnerabilities, and what is deployed"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make docs        write the reference pages anew"
 	@echo "make bench       measure throughput and memory"
@@ -57,6 +57,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.security.secrets
+	$(BIN)/python -m tests.security.advisories
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/kubernetes-validate --strict --quiet $(MANIFESTS)

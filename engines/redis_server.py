@@ -134,7 +134,7 @@ class RedisServer:
         self._socket = self._directory / "redis.sock"
         if len(os.fsencode(self._socket)) <= SOCKET_PATH_BYTES_MAX:
             return
-        for base in (tempfile.gettempdir(), "/tmp"):
+        for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 # a folder of its own in it, by mkdtemp
             self._private = Path(tempfile.mkdtemp(prefix="tally-redis-", dir=base))
             self._socket = self._private / "redis.sock"
             if len(os.fsencode(self._socket)) <= SOCKET_PATH_BYTES_MAX:

@@ -12,7 +12,7 @@ import binascii
 import hmac
 from collections.abc import Sequence
 
-SECRET_PREFIX = "whsec_"
+SECRET_PREFIX = "whsec_"  # noqa: S105 # begins secrets, and is none
 SECRET_BYTES_MIN, SECRET_BYTES_MAX = 24, 64
 
 

@@ -84,7 +84,13 @@ def payloads(line: bytes) -> list[bytes]:
 
 @lru_cache(maxsize=10_000)
 def instant_us(text: object) -> int | None:
-    """The instant of a time string, cut to microseconds; None if it is not one."""
+    """The instant of an event's time, cut to microseconds; None if it is none, or not of 2000 to 2100."""
+    instant = _date_time(text)
+    return instant if instant is not None and FIRST_INSTANT <= instant < END_OF_TIME else None
+
+
+def _date_time(text: object) -> int | None:
+    """The same of any year: what `format: date-time` asks of a property."""
     match = TIME.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         return None
@@ -98,8 +104,7 @@ def instant_us(text: object) -> int | None:
     if hour > 23 or minute > 59 or second > 59 or int(offset_hours or 0) > 23 or int(offset_minutes or 0) > 59:
         return None
     minutes = (days * 24 + hour) * 60 + minute - (-ahead if sign == "-" else ahead)
-    instant = (minutes * 60 + second) * 1_000_000 + int(((fraction or "") + "000000")[:6])
-    return instant if FIRST_INSTANT <= instant < END_OF_TIME else None
+    return (minutes * 60 + second) * 1_000_000 + int(((fraction or "") + "000000")[:6])
 
 
 def _year_start(year: int) -> int:
@@ -165,7 +170,7 @@ def _valid_string(schema: dict[str, Any], value: str) -> bool:
         return False
     if "pattern" in schema and re.search(schema["pattern"].replace("$", r"\Z"), value, re.ASCII) is None:
         return False
-    return schema.get("format") != "date-time" or instant_us(value) is not None
+    return schema.get("format") != "date-time" or _date_time(value) is not None
 
 
 def content_of(schema: dict[str, Any], value: Any) -> Any:
