@@ -87,7 +87,8 @@ def examine(store: Path) -> Saved:
         raise TallyError(f"the saved state {store} lacks files: there are {', '.join(file.name for file in files)}")
     if len(marks) > 1:
         raise TallyError(f"the saved state {store} is mixed: its files were written by different starts")
-    found = {number: pickle.loads(state) for number, (_, state) in sources.items() if state is not None}
+    saved = {number: state for number, (_, state) in sources.items() if state is not None}
+    found = {number: pickle.loads(state) for number, state in saved.items()}  # noqa: S301 # as Bytewax itself does
     return Saved(frozenset(steps), found)
 
 
