@@ -12,6 +12,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, Self, cast
@@ -113,13 +114,23 @@ class _Server(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one client, for so long and no longer: one that sends a byte now and then is never silent."""
+        overdue = threading.Timer(CLIENT_SECONDS_MAX, _shut, (request,))
+        overdue.daemon = True
+        overdue.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            overdue.cancel()
             self._turns.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a client that went away is no news."""
+
+
+def _shut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):

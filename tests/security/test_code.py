@@ -30,6 +30,7 @@ PARTS: dict[str, dict[str, str]] = {
         "literal": "a setting's value, quoted and escaped; its sender may run any SQL that reads",
         "level": "0, 1 or 2 (_check)",
     },
+    "flows/rebuild.py": dict.fromkeys(("table", "condition", "order"), "one of the constants that it loops over"),
     "flows/subscriptions.py": {"_COLUMNS": "a constant"},
     "sinks/cluster.py": {"table": "one of the constants in LEDGER"},
     "sinks/migrate.py": {"name": "of the database in the operator's settings; refused with a quote or backslash"},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -66,3 +68,24 @@ def test_an_address_in_use_is_named() -> None:
     for host in ("256.0.0.1", "no.such.host.invalid"):
         with pytest.raises(TallyError, match="cannot listen on"):
             StatusServer(host, 0, metrics=lambda: b"", alive=Verdict, ready=Verdict).start()
+
+
+def test_clients_that_send_a_byte_now_and_then_do_not_shut_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry.server.CLIENT_SECONDS_MAX", 0.5)
+    with serving() as server:
+        slow = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(CLIENTS_MAX)]
+        for each in slow:
+            each.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for each in slow:
+                with suppress(OSError):
+                    each.sendall(b"x")
+            with suppress(OSError, urllib.error.URLError):
+                assert get(server, "/healthz")[0] == 200
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("the page is not served")
+        for each in slow:
+            each.close()
