@@ -9,12 +9,13 @@ STAMP := $(VENV)/.stamp
 MANIFESTS := $(filter-out %/kustomization.yaml %/catalog.yaml,$(wildcard deploy/kubernetes/*.yaml))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults test-image lint format fuzz docs bench bench-latency services clean
+.PHONY: help demo test faults soak test-image lint format fuzz docs bench bench-latency services clean
 
 help:
 	@echo "make demo        see what tallyflow does, with embedded engines and sample events"
 	@echo "make test        run the tests"
 	@echo "make faults      run the fault matrix: what is killed, cut off, emptied and moved under real processes"
+	@echo "make soak        half of the maximum load and a kill every 30 s; MINUTES=20 unless told"
 	@echo "make test-image  install without the embedded engines and run as the image does (a minute)"
 	@echo "make fuzz        look for inputs that break what reads them (SECONDS=60 for each target, TARGET=line ...)"
 	@echo "make lint        ruff, mypy, import contracts, secrets, known vulnerabilities, and what is deployed"
@@ -40,6 +41,9 @@ test: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),20)
 
 test-image: $(STAMP)
 	$(BIN)/python -m pytest -m image

@@ -79,17 +79,23 @@ class Report:
     ) -> None:
         """Keep what the tables say, and fail unless every row is the oracle's."""
         lost, doubled = lost_and_doubled(found, oracle)
-        try:
-            self.add(fault, expected, lost=lost, doubled=doubled, seconds_to_recover=seconds_to_recover)
-        finally:
-            unequal = differences(found, oracle)
-            assert not unequal, "\n".join(unequal)
+        self._judge(fault, expected, lost, doubled, seconds_to_recover, differences(found, oracle))
 
     def check(self, fault: str, expected: str, system: System, seconds_to_recover: float | None) -> Tables:
-        """The same of a deployment at rest; returns its tables."""
+        """The same of a deployment at rest, and what the auditor says of it; returns its tables."""
         found, oracle = system.compared()
-        self.compare(fault, expected, found, oracle, seconds_to_recover)
+        judged = system.audit()
+        wrong = judged.violations[:20] + differences(found, oracle)
+        self._judge(fault, expected, judged.lost, judged.doubled, seconds_to_recover, wrong)
         return found
+
+    def _judge(
+        self, fault: str, expected: str, lost: int, doubled: int, seconds: float | None, wrong: list[str]
+    ) -> None:
+        try:
+            self.add(fault, expected, lost=lost, doubled=doubled, seconds_to_recover=seconds)
+        finally:
+            assert not wrong, "\n".join(wrong)
 
     def table(self) -> str:
         """All of it, for people."""

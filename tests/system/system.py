@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import redis
 from kafka import KafkaProducer
 from tallyflow import Quotas, UsageEmitter
 
 from engines.clickhouse_server import connect
+from tests.audit import Audit, audit, read_quotas
 from tests.oracle import Tables, compute_log
 from tests.services.clickhouse import ClickHouse
 from tests.services.kafka import Kafka
 from tests.system.supervisor import Flow, Place, wait_until
-from tests.system.traffic import Usage, read_topic
+from tests.system.traffic import Traffic, Usage, read_topic
 from tests.tables import differences, expected_tables, read_tables
 
 CATALOG = (Path(__file__).with_name("catalog.yaml")).read_text(encoding="utf-8")
@@ -36,6 +41,8 @@ class System:
     lease_seconds: float = 3.0
     workers: int = 2
     claim_shards: int = 1
+    settings: dict[str, str] = field(default_factory=dict)
+    """In addition to, or instead of, those that follow from the rest."""
 
     def __post_init__(self) -> None:
         name = secrets.token_hex(4)
@@ -62,6 +69,7 @@ class System:
             "TALLY_CLICKHOUSE_WAIT_SECONDS": "5",
             "TALLY_FLUSH_SECONDS": "0.2",
             "PATH": os.environ["PATH"],
+            **self.settings,
         }
 
     def flow(self, processes: int = 2, builds: Mapping[int, Sequence[str]] | None = None) -> Flow:
@@ -77,6 +85,28 @@ class System:
             for usage in events:
                 emitter.emit(usage.type, usage.subject, usage.data, id=usage.id, time=usage.time)
             assert emitter.flush(60)
+
+    @contextmanager
+    def sending(self, traffic: Traffic, a_second: int = 100) -> Iterator[None]:
+        """Send usage as long as the block lasts, beside it; in the end Kafka has all of it."""
+        ending = threading.Event()
+
+        def send() -> None:
+            with self.emitter() as emitter:
+                while not ending.wait(0.1):
+                    for usage in traffic.events(a_second // 10):
+                        emitter.emit(usage.type, usage.subject, usage.data, id=usage.id, time=usage.time)
+                delivered.append(emitter.flush(60))
+
+        delivered: list[bool] = []
+        thread = threading.Thread(target=send, name="traffic", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            thread.join()
+        assert delivered == [True]
 
     def produce(self, values: Iterable[bytes], key: bytes) -> None:
         """Send messages as they are, and wait until Kafka has them."""
@@ -126,6 +156,15 @@ class System:
         for row in [*found.progress.values(), *expected.progress.values()]:
             row.pop("log_time")  # that of an idle partition goes on
         return found, expected
+
+    def audit(self) -> Audit:
+        """What the auditor says of the tables, the quotas in Redis and the signals in Kafka; of a flow at rest."""
+        published = [json.loads(one.value or b"") for one in read_topic(self.kafka.bootstrap, self.signals_topic)]
+        messages = read_topic(self.kafka.bootstrap, self.topic)
+        with redis.Redis.from_url(self.redis_url) as client:
+            clustered = client.info("cluster")["cluster_enabled"]
+            quotas = read_quotas(redis.RedisCluster.from_url(self.redis_url) if clustered else client)
+        return audit([(0, CATALOG)], self.topic, messages, self.tables(), quotas=quotas, published=published)
 
     def check(self) -> Tables:
         """Every row of every table is what the oracle says; returns them."""
