@@ -14,6 +14,7 @@ from stores.claims import RedisClaims
 from tests.fakes.claims import FakeClaims
 from tests.fakes.redis import RedisServer
 from tests.services.redis_cluster import RedisCluster
+from tests.simulation.effects import Effects
 
 ACCEPT_WITHIN_US = HOUR_US - FUTURE_SKEW_US
 GENERATION_US = HOUR_US
@@ -37,9 +38,10 @@ class Store(Protocol):
 @dataclass
 class FakeStore:
     server: RedisServer = field(default_factory=RedisServer)
+    effects: Effects | None = None
 
     def instance(self) -> Instance:
-        return FakeClaims(self.server, accept_within_us=ACCEPT_WITHIN_US)
+        return FakeClaims(self.server, accept_within_us=ACCEPT_WITHIN_US, effects=self.effects)
 
     def flush(self) -> None:
         self.server.flush()
