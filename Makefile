@@ -9,12 +9,13 @@ STAMP := $(VENV)/.stamp
 MANIFESTS := $(filter-out %/kustomization.yaml %/catalog.yaml,$(wildcard deploy/kubernetes/*.yaml))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults soak test-image lint format fuzz docs bench bench-latency services clean
+.PHONY: help demo test faults simulate soak test-image lint format fuzz docs bench bench-latency services clean
 
 help:
 	@echo "make demo        see what tallyflow does, with embedded engines and sample events"
 	@echo "make test        run the tests"
 	@echo "make faults      run the fault matrix: what is killed, cut off, emptied and moved under real processes"
+	@echo "make simulate    run the whole flow over failing fakes, by seeds (SEEDS=200 FIRST=1 EVENTS=2000)"
 	@echo "make soak        half of the maximum load and a kill every 30 s; MINUTES=20 unless told"
 	@echo "make test-image  install without the embedded engines and run as the image does (a minute)"
 	@echo "make fuzz        look for inputs that break what reads them (SECONDS=60 for each target, TARGET=line ...)"
@@ -41,6 +42,9 @@ test: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults
+
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),200) --first $(or $(FIRST),1) --events $(or $(EVENTS),2000) --jobs 2
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),20)

@@ -57,6 +57,8 @@ class Pace:
     """How likely a step takes all that waits for it."""
     reading: float = 0.5
     """How likely a source reads on while something waits elsewhere."""
+    beside: float = 0.01
+    """How likely a step is one of what runs beside the flow."""
 
 
 class Execution:
@@ -69,11 +71,20 @@ class Execution:
         rng: Decides every interleaving.
         clock: Virtual time, by which sources sleep and epochs end.
         pace: How it runs.
+        beside: A step of what runs beside the flow.
     """
 
     def __init__(
-        self, flows: Sequence[Dataflow], workers: int, store: Store | None, rng: Random, clock: Clock, pace: Pace
+        self,
+        flows: Sequence[Dataflow],
+        workers: int,
+        store: Store | None,
+        rng: Random,
+        clock: Clock,
+        pace: Pace,
+        beside: Callable[[], None] | None = None,
     ) -> None:
+        self._beside = beside
         self.rng = rng
         self.clock = clock
         self.pace = pace
@@ -154,7 +165,10 @@ class Execution:
         """Let something happen; whether there is more."""
         self.clock.advance(self.rng.random() * STEP_SECONDS_MAX)
         acts = self._acts()
-        if acts:
+        if self._beside is not None and self.rng.random() < self.pace.beside:
+            self._acting = None
+            self._beside()
+        elif acts:
             act = self.rng.choice(acts)
             self._acting = act.__self__.worker if isinstance(act.__self__, _Instance) else None  # type: ignore[attr-defined]
             act()
