@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,14 +173,20 @@ def measure_maximum(processes: int, seed: int) -> float:
     generator = Generator(seed, PARTITIONS)
     with deployed(processes) as (system, flow), _load(system, generator, _BACKLOG) as load:
         watch = Watch(system, flow, generator)
-        marks: list[Sample] = []
-        while watch.begun + _WARM_SECONDS + _MAXIMUM_SECONDS > time.monotonic():
-            sample = watch.look()
-            load.rate = 0.0 if sample.lag > 2 * _BACKLOG else 2.0 * _BACKLOG
-            if sample.seconds > _WARM_SECONDS and (not marks or sample.counted > marks[-1].counted):
-                marks.append(sample)
-            time.sleep(0.2)
-    assert len(marks) > 1, "nothing was counted"
+
+        def look() -> bool:
+            load.rate = 0.0 if watch.look().lag > 2 * _BACKLOG else 2.0 * _BACKLOG
+            return watch.samples[-1].counted > 0
+
+        wait_until(look, "the first is counted")
+        begun = time.monotonic()
+        while time.monotonic() < begun + _WARM_SECONDS + _MAXIMUM_SECONDS:
+            look()
+            time.sleep(_SAMPLE_SECONDS / 5)
+        warm = begun - watch.begun + _WARM_SECONDS
+        steps = [(one, next_) for one, next_ in pairwise(watch.samples) if next_.counted > one.counted]
+        marks = [next_ for _, next_ in steps if next_.seconds > warm]
+        assert len(marks) > 1, "nothing was counted"
     first, last = marks[0], marks[-1]
     maximum = (last.counted - first.counted) / (last.seconds - first.seconds)
     print(f"maximum: {maximum:,.0f} messages a second with {processes} processes\n", flush=True)
