@@ -38,6 +38,7 @@ from engines.clickhouse_server import named_errors
 from engines.data_directory import QUERY_WAIT_SECONDS_MAX, DataDirectory
 from engines.front import ClickHouseFront
 from engines.redis_server import RedisServer
+from flows import wall_clock
 from flows.catalogs import Applied
 from flows.forget import Forgetting, stepping, written_log_times
 from flows.inputs import Input
@@ -106,8 +107,8 @@ def start(
         rebuilds: Make the saved state anew from the ledger, and go on at the source behind it. Only process 0 is asked.
         workers: Threads of each process.
         cluster: This process and those that it runs with.
-        lost: Called from another thread when this instance has lost its place to a younger one, or Redis
-            emptied: what it does must end the process, soon and without a flush.
+        lost: Called from another thread when this instance has lost its place to a younger one, Redis was
+            emptied, or the clock was set back: what it does must end the process, soon and without a flush.
 
     Raises:
         TallyError: the deployment may not start; the message says why and what to do.
@@ -119,6 +120,7 @@ def start(
     where = _clickhouse_of(settings, directory)
     with named_errors(where), ExitStack() as opened:
         opened.enter_context(status.serving())
+        opened.enter_context(wall_clock.watching(lost))
         _take_directory(directory, settings, cluster, opened)
         redis_url = _open_redis(settings, directory, opened)
         course = Course()

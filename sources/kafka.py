@@ -10,7 +10,8 @@ log on producers' time. Broker restarts and new leaders are waited for, up to `w
 
 A partition without messages still says how far its log time is, so that others' windows can be
 forgotten: everything up to the high watermark was emitted, and the watermark was asked for after the
-moment claimed, less 5 minutes for clocks that differ (DESIGN, section 2).
+moment claimed, less 5 minutes for brokers whose clocks differ (DESIGN, section 2). That moment goes by
+the brokers' clocks, not by this machine's (`sources.kafka_clock`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from kafka.admin import OffsetSpec
 from domain.ports import TallyError
 from domain.values import MINUTE_US, RawBatch
 from sources.kafka_client import Options, connected
+from sources.kafka_clock import LogClock
 from sources.kafka_feed import Feed, Lag
 from sources.kafka_messages import Fetched
 from sources.kafka_reader import LOOK_SECONDS, Reader
@@ -65,7 +67,8 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         group: What durable offsets are committed under.
         accepted_loss: By partition, the offset up to which lost messages are accepted as lost.
         known_partitions: How many partitions the deployment has read from before; 0 for a new one.
-        now_us: The wall clock.
+        now_us: The wall clock, for what tells how far behind this is.
+        clock: The brokers' clock, as far as it can be known.
         look_seconds: How often the log is looked at beside reading.
         consumer: Makes the consumer; for tests.
 
@@ -85,6 +88,7 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         accepted_loss: Mapping[int, int] | None = None,
         known_partitions: int = 0,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clock: LogClock | None = None,
         look_seconds: float = LOOK_SECONDS,
         consumer: Callable[..., Any] = KafkaConsumer,
     ) -> None:
@@ -104,6 +108,7 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
             wait_seconds=wait_seconds,
             group=group,
             now_us=now_us,
+            clock=clock or LogClock(),
             look_seconds=look_seconds,
             consumer=consumer,
         )

@@ -24,7 +24,7 @@ class Ends(NamedTuple):
     """Where a partition ended when it was looked at."""
 
     begun_us: int
-    """The wall clock before the broker was asked."""
+    """The brokers' clock, at least, before they were asked."""
     high: int
     """The high watermark: behind the last message that is replicated."""
     stable: int

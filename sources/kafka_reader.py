@@ -39,6 +39,7 @@ from kafka.structs import OffsetAndMetadata
 from domain.ports import TallyError
 from sources import kafka_records
 from sources.kafka_client import REQUEST_SECONDS_MAX, Options, connect, reason, unusable
+from sources.kafka_clock import LogClock
 from sources.kafka_feed import Ends, Feed, Lag
 from sources.kafka_messages import fetched
 from sources.kafka_topic import Topic, describe, recreated
@@ -71,7 +72,8 @@ class Reader:
         rows_max: Messages in a batch.
         wait_seconds: How long Kafka, or one partition, may be silent.
         group: What offsets are committed under.
-        now_us: The wall clock.
+        now_us: The wall clock, for what tells how far behind this is.
+        clock: The brokers' clock, as far as it can be known.
         look_seconds: Between two looks of the keeper.
         consumer: Makes the consumer; tests give one that gets stuck.
     """
@@ -85,6 +87,7 @@ class Reader:
         wait_seconds: float,
         group: str,
         now_us: Callable[[], int],
+        clock: LogClock,
         look_seconds: float = LOOK_SECONDS,
         consumer: Callable[..., Any] = KafkaConsumer,
     ) -> None:
@@ -95,6 +98,7 @@ class Reader:
         self._wait_seconds = wait_seconds
         self._group = group
         self._now_us = now_us
+        self._clock = clock
         self._look_seconds = look_seconds
         self._make_consumer = consumer
         self._feeds: dict[TopicPartition, Feed] = {}
@@ -111,6 +115,7 @@ class Reader:
 
     def add(self, feed: Feed) -> None:
         """Read a partition too, from its feed's position on."""
+        self._clock.see(feed.log_time_us)
         with self._lock:
             self._feeds[TopicPartition(self._topic.name, feed.partition)] = feed
             self._changed = True
@@ -267,14 +272,15 @@ class Reader:
             KafkaError: no or no full answer.
         """
         feeds = self._all()
-        begun_us = self._now_us()
+        looked_us, begun_us = self._now_us(), self._clock.now_us()
         high = _ends(client, feeds, IsolationLevel.READ_UNCOMMITTED)
         stable = _ends(client, feeds, IsolationLevel.READ_COMMITTED)
+        self._clock.see(_newest_us(client, self._topic))
         waits_for_workers = any(feed.full for feed in feeds.values())
         for partition, feed in feeds.items():
             feed.ends = Ends(begun_us, high[partition], stable[partition])
             if feed.taken >= high[partition]:
-                feed.caught_up_us = begun_us
+                feed.caught_up_us = looked_us
             self._watch(partition, feed, waits_for_workers)
         self._compare(describe(client, self._topic.name))
 
@@ -333,6 +339,13 @@ def _ends(
 ) -> dict[TopicPartition, int]:
     answer = client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST), isolation)
     return {partition: int(found.offset) for partition, found in answer.items()}
+
+
+def _newest_us(client: KafkaAdminClient, topic: Topic) -> int:
+    """The newest log time in any partition of the topic; negative if it is empty."""
+    partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+    answer = client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.MAX_TIMESTAMP))
+    return max(int(found.timestamp) for found in answer.values()) * 1000
 
 
 def _close(client: Any) -> None:

@@ -11,6 +11,7 @@ from config.catalog import load_catalog
 from domain.catalog import CatalogVersion, History
 from domain.decode import BatchDecoder
 from sources.kafka import KafkaState
+from sources.kafka_clock import LogClock
 from tests.services.kafka import Kafka
 from tests.sources.kafka_scenes import LOG_APPEND_TIME, Scene, produce, producer, read_all
 
@@ -116,7 +117,9 @@ def test_an_open_transaction_holds_back_and_is_not_idle(kafka: Kafka, name: str)
         client.init_transactions()
         client.begin_transaction()
         client.send(name, b"open").get(timeout=30)
-        with Scene(kafka, name, now_us=lambda: now_us() + 3600 * 10**6) as scene:
+        later = LogClock()
+        later.see(now_us() + 3600 * 10**6)
+        with Scene(kafka, name, clock=later) as scene:
             produce(kafka, name, [b"behind it"])
             deadline = time.monotonic() + 1.5
             while time.monotonic() < deadline:

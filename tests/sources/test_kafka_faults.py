@@ -14,6 +14,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from domain.ports import TallyError
 from sources.kafka import IDLE_SLACK_US, KafkaState, parse_accepted_loss
 from sources.kafka_client import connect
+from sources.kafka_clock import LogClock
 from sources.kafka_topic import Plan, check_known, describe, open_topic
 from tests.services.kafka import Kafka
 from tests.services.secured import secured_broker
@@ -225,23 +226,37 @@ def test_a_missing_topic_is_made_by_a_new_deployment_only(kafka: Kafka) -> None:
 def test_idle_partitions_say_how_far_their_log_time_is_and_no_more_than_that(kafka: Kafka) -> None:
     kafka.create_topic("faults-idle", 2, **LOG_APPEND_TIME)
     produce(kafka, "faults-idle", [b"1"])
-    clock = [time.time_ns() // 1000]
-    with Scene(kafka, "faults-idle", now_us=lambda: clock[0]) as scene:
-        begun_us = clock[0]
+    passed_us = [0]
+    clock = LogClock(lambda: passed_us[0])
+    with Scene(kafka, "faults-idle", clock=clock) as scene:
         read = scene.until(lambda read: read.batches.keys() == {0, 1})
+        logged_us = read.states[0].log_time_us
         (empty,) = read.batches[1]
         assert (empty.payloads, empty.start_offset, empty.next_offset) == ([], 0, 0)
-        assert empty.log_time_us == begun_us - IDLE_SLACK_US
+        assert empty.log_time_us == logged_us - IDLE_SLACK_US
         for _ in range(30):
             scene.poll()
             time.sleep(0.01)
         assert [len(some) for some in read.batches.values()] == [1, 1], "the other's message is younger than the claim"
-        clock[0] += 3600 * 10**6
-        scene.until(lambda read: all(state.log_time_us == clock[0] - IDLE_SLACK_US for state in read.states.values()))
+        passed_us[0] += 3600 * 10**6
+        claim_us = logged_us + passed_us[0] - IDLE_SLACK_US
+        scene.until(lambda read: all(state.log_time_us == claim_us for state in read.states.values()))
         assert [len(some) for some in read.batches.values()] == [2, 2], "one claim for the whole hour"
         produce(kafka, "faults-idle", [b"2"])
         scene.until(lambda read: len(read.payloads(0)) == 2)
-        assert read.states[0].log_time_us == clock[0] - IDLE_SLACK_US, "log time does not go back"
+        assert read.states[0].log_time_us == claim_us, "log time does not go back"
+
+
+def test_a_wrong_clock_of_this_machine_claims_nothing(kafka: Kafka) -> None:
+    """Hours ahead or behind: idle partitions go by the newest message of the topic."""
+    kafka.create_topic("faults-clock", 2, **LOG_APPEND_TIME)
+    produce(kafka, "faults-clock", [b"1"])
+    for hours in (-5, 5):
+        wrong_us = time.time_ns() // 1000 + hours * 3600 * 10**6
+        with Scene(kafka, "faults-clock", now_us=lambda: wrong_us) as scene:  # noqa: B023 - called in this round only
+            read = scene.until(lambda read: read.batches.keys() == {0, 1})
+            behind_us = read.states[0].log_time_us - read.states[1].log_time_us
+            assert IDLE_SLACK_US - 60 * 10**6 < behind_us <= IDLE_SLACK_US
 
 
 def committed(kafka: Kafka, name: str) -> int | None:
