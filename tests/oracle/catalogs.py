@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -94,8 +95,15 @@ def _meter(name: str, raw: dict[str, Any]) -> Meter:
     )
 
 
+@lru_cache(maxsize=100)
+def _read(text: str) -> dict[str, Any]:
+    """Read once, and changed by nobody."""
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
 def load(version: int, effective_from: int, text: str) -> Catalog:
-    raw = yaml.safe_load(text)
+    raw = _read(text)
     zone = raw.get("timezone") or "UTC"
     subscriptions: dict[str, list[Subscription]] = {}
     for seed in raw.get("subscriptions") or []:
