@@ -36,7 +36,7 @@ def one(name: str, seconds: str) -> None:
 
     def run(data: bytes) -> None:
         try:
-            attempt(name, data)
+            attempt(name, data, INSTRUMENTED_SLOWER)
         except BaseException:
             kept = CORPUS / name / f"found-{sha256(data).hexdigest()[:12]}"
             kept.write_bytes(data)
@@ -45,12 +45,14 @@ def one(name: str, seconds: str) -> None:
 
     with TemporaryDirectory() as found:
         known = str(CORPUS / name)
-        limits = [f"-max_total_time={seconds}", "-timeout=60", "-max_len=4096", "-rss_limit_mb=4096", f"-seed={SEED}"]
+        limits = [f"-max_total_time={seconds}", "-timeout=600", "-max_len=4096", "-rss_limit_mb=4096", f"-seed={SEED}"]
         atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={found}/", found, known], run)
         atheris.Fuzz()
 
 
 INSTRUMENTED = ("api", "config", "domain", "engines", "sources", "tallyflow", "telemetry", "h11", "http")
+INSTRUMENTED_SLOWER = 10.0
+"""Every branch of what is instrumented is told to atheris."""
 
 if __name__ == "__main__":
     if sys.argv[1] == "--one":
