@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -39,20 +40,22 @@ class Applied:
     added: int | None
 
 
-def apply_catalog(client: Client, text: str | None) -> Applied:
+def apply_catalog(client: Client, text: str | None, logged_until_us: Callable[[], int] = lambda: 0) -> Applied:
     """Make a catalog text the current version, if it is not already.
 
     A new version holds from the first log time after everything seen so far, so that no event already
-    counted would be judged otherwise on a replay. The first version holds from the beginning.
+    counted would be judged otherwise on a replay. A run that was killed had seen more than it wrote, and told
+    products of it; so a log that knows where it ends is left behind whole. The first version holds from the beginning.
 
     Args:
         client: Of the database that holds table `catalogs`.
         text: YAML; None to go on with the current version, or to begin with the sample `DEFAULT_SAMPLE`.
+        logged_until_us: Asks for the newest log time in the log; 0 where that is not known.
 
     Raises:
         CatalogError: the text is not valid, or may not follow the current version; nothing was applied.
     """
-    applied = judge_catalog(client, text)
+    applied = judge_catalog(client, text, logged_until_us)
     if applied.added is not None:
         new = applied.history.versions[-1]
         instants = pa.timestamp("us", "UTC")
@@ -86,7 +89,7 @@ def _rows(client: Client) -> list[tuple[int, int, str, str]]:
     return [(int(n), int(since), str(yaml), str(sha)) for n, since, yaml, sha in client.query(_APPLIED).result_rows]
 
 
-def judge_catalog(client: Client, text: str | None) -> Applied:
+def judge_catalog(client: Client, text: str | None, logged_until_us: Callable[[], int] = lambda: 0) -> Applied:
     """What `apply_catalog` would do with the same arguments, without doing it."""
     rows = _rows(client)
     if text is None and not rows:
@@ -100,7 +103,7 @@ def judge_catalog(client: Client, text: str | None) -> Applied:
         current = history.versions[-1]
         version = current.version + 1
         latest = int(client.query(_LATEST_LOG_TIME).result_rows[0][0] or 0)
-        effective_from_us = max(latest, current.effective_from_us) + 1
+        effective_from_us = max(latest, current.effective_from_us, logged_until_us()) + 1
         faults = check_change(history, catalog, effective_from_us)
         faults += check_catalog(subscribed(client), current.catalog, catalog, effective_from_us)
         if faults:

@@ -32,6 +32,10 @@ def _nothing() -> None:
     """What there is to close of most inputs."""
 
 
+def _unknown() -> int:
+    return 0
+
+
 def _nowhere(partition: int, counted: Counted) -> Any:
     """The snapshots of most inputs cannot be made."""
     raise NotImplementedError
@@ -60,6 +64,8 @@ class Input:
     """By partition of this process, how far it is behind; None if the input has an end. Any thread may ask."""
     silent_seconds: Callable[[], float] | None = None
     """Since the log last answered; None if nobody has to."""
+    logged_until_us: Callable[[], int] = _unknown
+    """Asks for the newest log time in the log; 0 where that is not known."""
     close: Callable[[], None] = _nothing
     """Called once the flow is over."""
     state_at: Callable[[int, Counted], Any] = _nowhere
@@ -184,6 +190,7 @@ def _open_kafka(
         ends=source.ends,
         lags=source.lags,
         silent_seconds=source.silent_seconds,
+        logged_until_us=source.logged_until_us,
         close=source.close,
         state_at=lambda _, counted: KafkaState(topic.id, *counted),
     )

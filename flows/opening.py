@@ -89,7 +89,7 @@ class Opening:
         source = self._input(catalog.accept_within_us, rebuild)
         if self.settings.kafka_brokers is not None:
             _ensure_signals_topic(self.settings)
-        applied = apply_catalog(self.admin, self.catalog)
+        applied = apply_catalog(self.admin, self.catalog, source.logged_until_us)
         if not has_state:
             self.directory.write("deployment", identity)
         if rebuild is not None and begins:

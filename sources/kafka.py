@@ -99,6 +99,8 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         self._stop = stop
         self._accepted_loss = accepted_loss or {}
         self._known_partitions = known_partitions
+        self._options = options
+        self._wait_seconds = wait_seconds
         self._bounds = _bounds(options, topic, wait_seconds)
         self._parts: dict[int, KafkaPartition] = {}
         self._reader = Reader(
@@ -157,6 +159,17 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
     def ends(self) -> list[tuple[int, int]]:
         """Of each partition of this process, the offset after the last message that can be read, as last seen."""
         return self._reader.ends()
+
+    def logged_until_us(self) -> int:
+        """The newest log time of all messages, those of open and aborted transactions too; 0 if there are none.
+
+        Raises:
+            TallyError: Kafka cannot be reached.
+        """
+        partitions = [TopicPartition(self.topic.name, partition) for partition in self.partitions]
+        with connected(self._options, self._wait_seconds) as client:
+            found = client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.MAX_TIMESTAMP))
+        return max(0, *(int(newest.timestamp) * 1000 for newest in found.values()))
 
     def silent_seconds(self) -> float:
         """Since Kafka last answered; may be asked by any thread."""

@@ -108,6 +108,10 @@ class LogServer:
         """Everything that can be read."""
         return [m for partition in self.partitions for m in partition.messages if m.offset < partition.stable]
 
+    def logged_until_us(self) -> int:
+        """As `sources.kafka.KafkaSource` tells it."""
+        return max((m.log_time_us for partition in self.partitions for m in partition.messages), default=0)
+
     def source(self, *, rows_max: int, stop: threading.Event, effects: Effects | None = None) -> LogSource:
         return LogSource(self, rows_max, stop, effects)
 

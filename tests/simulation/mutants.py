@@ -131,16 +131,14 @@ class _Remembering(ShardTotals):
 
 
 class Revised(_Remembering):
-    """Each emission of a window is a revision of its row."""
+    """Each emission of a shard has a number, and of a row the last one wins."""
 
     def apply(self, received: ShardInput) -> Updates:
         updates = super().apply(received)
-        for n, usage in enumerate(updates.usage):
-            inputs: list[int] = []
-            for key, count in zip(usage.keys, usage.inputs, strict=True):
-                revision = self.known[usage.meter, key] = self.known.get((usage.meter, key), 0) + 1
-                inputs.append(_Marked.of(count, revision))
-            updates.usage[n] = replace(usage, inputs=inputs)
+        emission = self.known["emissions"] = self.known.get("emissions", 0) + bool(updates.usage)
+        updates.usage = [
+            replace(usage, inputs=[_Marked.of(count, emission) for count in usage.inputs]) for usage in updates.usage
+        ]
         return updates
 
 

@@ -96,7 +96,7 @@ class World:
             TallyError, ClickHouseError: a service failed; start again.
         """
         client = self._client()
-        applied = apply_catalog(client, self.workload.catalog())
+        applied = apply_catalog(client, self.workload.catalog(), self.log.logged_until_us)
         claims = FakeClaims(
             self.redis,
             accept_within_us=applied.history.versions[0].catalog.accept_within_us,

@@ -41,6 +41,18 @@ def test_every_message_once_in_order_with_the_brokers_time(kafka: Kafka, name: s
     assert read.batches[0][0].attributes is None
 
 
+def test_it_knows_the_newest_log_time_of_all_partitions(kafka: Kafka) -> None:
+    kafka.create_topic("source-newest", 3, **LOG_APPEND_TIME)
+    with Scene(kafka, "source-newest", build=False) as scene:
+        assert scene.source.logged_until_us() == 0
+    for partition in (2, 0):
+        produce(kafka, "source-newest", [b"1", b"2"], partition, timestamp_ms=1)
+    read = read_all(kafka, "source-newest", 4)
+    with Scene(kafka, "source-newest", build=False) as scene:
+        newest = max(us for batches in read.batches.values() for batch in batches for us in batch.log_times_us or [])
+        assert scene.source.logged_until_us() == newest > 0
+
+
 def test_partitions_are_read_side_by_side(kafka: Kafka) -> None:
     kafka.create_topic("source-several", 3, **LOG_APPEND_TIME)
     for partition in range(3):
