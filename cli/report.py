@@ -114,10 +114,12 @@ class Books:
     examples: dict[str, str] = field(default_factory=dict)
     open_partitions: int = 0
     """Partitions whose events are not all accepted or rejected."""
+    ahead: int = 0
+    """Of the accepted and rejected, those that a run wrote which was killed before they counted as read."""
 
     @property
     def balanced(self) -> bool:
-        return self.read == self.accepted + sum(self.rejected.values()) and not self.open_partitions
+        return self.read + self.ahead == self.accepted + sum(self.rejected.values()) and not self.open_partitions
 
 
 def books(client: Client) -> Books:
@@ -130,7 +132,14 @@ def books(client: Client) -> Books:
         rejected={reason: int(count) for reason, count, _ in reasons},
         examples={reason: example for reason, _, example in reasons},
         open_partitions=_number(client, "SELECT count() FROM completeness WHERE NOT balanced"),
+        ahead=_number(client, _AHEAD),
     )
+
+
+_AHEAD = """
+SELECT (SELECT count() FROM events FINAL) + (SELECT count() FROM rejects FINAL) - sum(accepted + rejected)
+FROM completeness
+"""
 
 
 def outcome(now: Books, before: Books, out: Console) -> None:
@@ -147,9 +156,11 @@ def outcome(now: Books, before: Books, out: Console) -> None:
         table.add_row(name, *cells, _cut(example, max(width, _EXAMPLE_CHARS_MIN)))
     out.print(table)
     sign = "=" if now.balanced else "≠"
+    ahead = f" - {now.ahead:,} to be read again" if now.ahead else ""
     partitions = f" ({now.open_partitions:,} partitions do not balance)" if now.open_partitions else ""
     out.print(
         f"balance: {now.read:,} events in {sign} {now.accepted:,} accepted + {sum(now.rejected.values()):,} rejected"
+        + ahead
         + partitions,
         style="green" if now.balanced else "bold red",
     )

@@ -53,6 +53,13 @@ def test_books_that_do_not_balance_say_so() -> None:
     )
 
 
+def test_what_a_killed_run_wrote_does_not_unbalance_them() -> None:
+    """Stopped before it has read again what the killed one had written already."""
+    now = Books(read=11, accepted=12, rejected={"duplicate": 1}, examples={"duplicate": ""}, ahead=2)
+    assert now.balanced
+    assert printed(now, Books(), 100)[-1] == ("balance: 11 events in = 12 accepted + 1 rejected - 2 to be read again")
+
+
 def test_a_pipe_has_a_width_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     out = console()
     out.print("x" * 150)

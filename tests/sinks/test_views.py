@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.client import Client
 
+from cli.report import books
 from domain.values import Position, Reason, Refusal
 from sinks import rows
 from tests.oracle.catalogs import History, load
@@ -127,6 +128,7 @@ def test_completeness_is_cut_at_what_is_counted(client: Client) -> None:
         progress = samples.batch(payloads=(), next_offset=after, messages=after, events=after)
         samples.insert(client, ("progress", rows.progress_table([rows.progress_row(progress)])))
         assert client.query(COMPLETENESS).result_rows == [(0, after, after, after, *counts)]
+        assert books(client).balanced == bool(counts[-1]), "a run that is stopped there does not cry wolf"
 
 
 # whoever reads
