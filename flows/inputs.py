@@ -17,7 +17,7 @@ from domain.values import DAY_US, RawBatch
 from engines.data_directory import DataDirectory
 from sources import files
 from sources.file_places import Wanted, match, place
-from sources.kafka import KafkaSource, KafkaState, parse_accepted_loss
+from sources.kafka import KafkaSource, KafkaState, check_counted, parse_accepted_loss
 from sources.kafka_feed import Lag
 from sources.kafka_topic import Plan, Topic, check_known, open_topic
 from sources.ledger import Counted
@@ -125,7 +125,8 @@ def open_input(
     stop: threading.Event,
     *,
     accept_within_us: int | None,
-    counted_files: Callable[[], Mapping[int, Wanted]] | None = None,
+    counted: Callable[[], Mapping[int, Wanted]] | None = None,
+    first_counted: Callable[[int], int | None] = lambda partition: None,
 ) -> Input:
     """Open `kafka` or `file:GLOB`.
 
@@ -135,17 +136,18 @@ def open_input(
         directory: Where it is recorded what was read.
         stop: Set to end the source.
         accept_within_us: Of the catalog; None in a process that follows another, which has recorded what is read.
-        counted_files: Tells what the ledger has of each file, if state is rebuilt from it.
+        counted: Tells what the ledger has of each partition, if state is rebuilt from it.
+        first_counted: By partition, the least offset that the ledger has; None if it has none.
 
     Raises:
         TallyError: it is another kind of source, or cannot be read.
     """
     if source == KAFKA:
-        return _open_kafka(settings, directory, stop, accept_within_us)
+        return _open_kafka(settings, directory, stop, accept_within_us, first_counted, counted)
     registry = directory.path / "files.json"
-    counted = None if counted_files is None else counted_files()
-    if counted and not registry.exists():
-        write_registry(registry, match(files.matching(file_pattern(source)), counted))
+    known = None if counted is None else counted()
+    if known and not registry.exists():
+        write_registry(registry, match(files.matching(file_pattern(source)), known))
     opened = files.FileSource(file_pattern(source), registry, batch_rows_max=settings.batch_rows_max, stop=stop)
     return Input(
         opened,
@@ -154,15 +156,22 @@ def open_input(
         False,
         opened.share_read,
         opened.events_read,
-        state_at=lambda partition, _: place(opened.partitions[partition], (counted or {})[partition]),
+        state_at=lambda partition, _: place(opened.partitions[partition], (known or {})[partition]),
     )
 
 
 def _open_kafka(
-    settings: Settings, directory: DataDirectory, stop: threading.Event, accept_within_us: int | None
+    settings: Settings,
+    directory: DataDirectory,
+    stop: threading.Event,
+    accept_within_us: int | None,
+    first_counted: Callable[[int], int | None],
+    counted: Callable[[], Mapping[int, Wanted]] | None,
 ) -> Input:
     known = directory.read("topic")
-    topic = examine(settings, directory, make_for_us=accept_within_us)
+    topic = examine(settings, directory, make_for_us=accept_within_us if counted is None else None)
+    if known is None and counted is not None:
+        check_counted(kafka_options(settings), topic, counted(), settings.kafka_wait_seconds)
     if accept_within_us is not None:
         before = 0 if known is None else int(known["partitions"])
         record = {"id": topic.id, "partitions": topic.partitions, "partitions_before": before}
@@ -179,6 +188,7 @@ def _open_kafka(
         group=settings.kafka_group,
         accepted_loss=parse_accepted_loss(settings.kafka_accept_loss),
         known_partitions=before,
+        first_counted=first_counted,
     )
     return Input(
         source,

@@ -21,6 +21,7 @@ from config.kafka_client import kafka_options
 from config.redis_client import redis_options
 from config.settings import Settings
 from domain.catalog import History
+from domain.instants import to_text
 from domain.ports import TallyError
 from domain.totals import STATE_VERSION
 from engines.data_directory import DataDirectory
@@ -28,9 +29,10 @@ from flows import recovery
 from flows.catalogs import Applied, apply_catalog, judge_catalog, sha256_of
 from flows.forget import SLACK_US, Forgotten
 from flows.inputs import Input, open_input, topic_of
-from flows.rebuild import Rebuild, goes_on, is_over, plan, told, under_way, wanted_files
+from flows.rebuild import Rebuild, goes_on, is_over, plan, samples_of, told, under_way
 from flows.reclaim import Reclaimed, ledger_of, reclaim
-from flows.saved_state import judge
+from flows.recovery import Saved
+from flows.saved_state import REBUILD, first_counted, judge, needs_claims_since_us
 from sinks.kafka import ensure_topic
 from sources.ledger import Ledger, LedgerSource
 from stores.claims import RedisClaims, Session
@@ -84,7 +86,8 @@ class Opening:
         """Check, apply, re-claim and copy."""
         identity = self._identity()
         rebuild, begins = self._rebuild(identity)
-        has_state = rebuild is not None or judge(self.directory, identity, self.admin, self._topic) is not None
+        saved = judge(self.directory, identity, self.admin, self._topic) if rebuild is None else None
+        has_state = rebuild is not None or saved is not None
         catalog = judge_catalog(self.admin, self.catalog).history.versions[0].catalog
         source = self._input(catalog.accept_within_us, rebuild)
         if self.settings.kafka_brokers is not None:
@@ -95,6 +98,8 @@ class Opening:
         if rebuild is not None and begins:
             self.directory.write("rebuild", rebuild.record())
         claims = self._claims(applied.history)
+        if saved is not None and source.monotone:
+            self._check_claims(claims, saved)
         kept_since_us = max(self.forgotten(claims).kept_since_us, _asked_since_us(claims, source, rebuild))
         reclaimed = reclaim(claims, self.admin, source.topic, source.partitions, kept_since_us)
         store = recovery.begin(self.directory.recovery, self.settings.recovery_partitions, anew=begins)
@@ -124,6 +129,17 @@ class Opening:
         )
         rebuild = plan(self.admin, self._topic, number + 1, doubt_seconds)
         return (rebuild, True) if rebuild.counted else (None, False)
+
+    def _check_claims(self, claims: RedisClaims, saved: Saved) -> None:
+        """Refuse state that is so old that repeats of what it lacks could not be recognised any more."""
+        since_us = needs_claims_since_us(saved, self.admin, self._topic)
+        forgotten_us = max(self.forgotten(claims).kept_since_us, claims.forgotten_until_us())
+        if since_us is not None and claims.kept_since_us(since_us) < forgotten_us:
+            raise TallyError(
+                f"the saved state in {self.directory.recovery} is of {to_text(since_us)} by the log's time, and claims "
+                f"before {to_text(forgotten_us)} were forgotten since: repeats of what it has to read again might "
+                f"count twice. Restore the newest state, or {REBUILD}"
+            )
 
     def _told(self, rebuild: Rebuild | None) -> frozenset[str]:
         return frozenset() if rebuild is None else told(self.admin, rebuild)
@@ -166,10 +182,15 @@ class Opening:
             self.directory,
             self.stop,
             accept_within_us=accept_within_us,
-            counted_files=None if rebuild is None else lambda: wanted_files(self.client, rebuild),
+            counted=None if rebuild is None else lambda: samples_of(self.client, rebuild),
+            first_counted=self._first_counted,
         )
         self.opened.callback(log.close)
         return log if rebuild is None else self._behind_ledger(log, rebuild)
+
+    def _first_counted(self, partition: int) -> int | None:
+        with self.client() as client:
+            return first_counted(client, self._topic, partition)
 
     def _behind_ledger(self, log: Input, rebuild: Rebuild) -> Input:
         """The ledger, then the log."""

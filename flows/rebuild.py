@@ -134,8 +134,8 @@ def told(client: Client, rebuild: Rebuild) -> frozenset[str]:
     return frozenset(row[0] for row in client.query(_TOLD, {"before": rebuild.told_before_us}).result_rows)
 
 
-def wanted_files(client: Callable[[], Client], rebuild: Rebuild) -> Mapping[int, Wanted]:
-    """By partition, by what its file is known."""
+def samples_of(client: Callable[[], Client], rebuild: Rebuild) -> Mapping[int, Wanted]:
+    """By partition, by what its file or its messages are known."""
     with client() as reader:
         return {partition: _wanted(reader, rebuild.topic, partition, row) for partition, row in rebuild.counted.items()}
 

@@ -20,6 +20,14 @@ from sources.ledger import LedgerState
 
 REBUILD = "rebuild the state from the ledger: tally run --source ledger"
 
+_FIRST = """
+SELECT min(log_offset), count() FROM
+(
+    SELECT log_offset FROM events WHERE log_topic = {topic:String} AND log_partition = {partition:UInt32}
+    UNION ALL
+    SELECT log_offset FROM rejects WHERE log_topic = {topic:String} AND log_partition = {partition:UInt32}
+)
+"""
 _PROGRESS = "SELECT log_partition, next_offset FROM progress FINAL WHERE log_topic = {topic:String}"
 
 
@@ -70,9 +78,30 @@ def judge(directory: DataDirectory, identity: Mapping[str, Any], client: Client,
     return saved
 
 
+def needs_claims_since_us(saved: Saved, client: Client, topic: str) -> int | None:
+    """The least log time from which a partition is read again that was counted before; None if none is."""
+    counted = _counted(client, topic)
+    again = [
+        int(getattr(state, "log_time_us", 0))
+        for partition, state in saved.sources.items()
+        if not isinstance(state, LedgerState) and state.next_offset < counted.get(partition, 0)
+    ]
+    return min(again, default=None)
+
+
+def first_counted(client: Client, topic: str, partition: int) -> int | None:
+    """The least offset of a partition that stands in the ledger; None if there is none."""
+    offset, count = client.query(_FIRST, {"topic": topic, "partition": partition}).result_rows[0]
+    return int(offset) if count else None
+
+
+def _counted(client: Client, topic: str) -> dict[int, int]:
+    return {int(partition): int(offset) for partition, offset in client.query(_PROGRESS, {"topic": topic}).result_rows}
+
+
 def _compare(saved: Saved, client: Client, topic: str) -> None:
     """Refuse state that is ahead of the ledger: rows are durable before the state that follows them."""
-    counted = {int(p): int(offset) for p, offset in client.query(_PROGRESS, {"topic": topic}).result_rows}
+    counted = _counted(client, topic)
     for partition, state in sorted(saved.sources.items()):
         if not isinstance(state, LedgerState) and state.next_offset > counted.get(partition, 0):
             raise TallyError(

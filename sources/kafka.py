@@ -20,6 +20,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -27,8 +28,10 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
 
+from domain.envelope import split
 from domain.ports import TallyError
 from domain.values import MINUTE_US, RawBatch
+from sources.file_places import Wanted
 from sources.kafka_client import Options, connected
 from sources.kafka_clock import LogClock
 from sources.kafka_feed import Feed, Lag
@@ -67,6 +70,8 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         group: What durable offsets are committed under.
         accepted_loss: By partition, the offset up to which lost messages are accepted as lost.
         known_partitions: How many partitions the deployment has read from before; 0 for a new one.
+        first_counted: Of a partition without a snapshot, the least offset that was counted all the same: a run ended
+            before its first snapshot, or lost it.
         now_us: The wall clock, for what tells how far behind this is.
         clock: The brokers' clock, as far as it can be known.
         look_seconds: How often the log is looked at beside reading.
@@ -87,6 +92,7 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         group: str,
         accepted_loss: Mapping[int, int] | None = None,
         known_partitions: int = 0,
+        first_counted: Callable[[int], int | None] = lambda partition: None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         clock: LogClock | None = None,
         look_seconds: float = LOOK_SECONDS,
@@ -101,6 +107,7 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         self._known_partitions = known_partitions
         self._options = options
         self._wait_seconds = wait_seconds
+        self._first_counted = first_counted
         self._bounds = _bounds(options, topic, wait_seconds)
         self._parts: dict[int, KafkaPartition] = {}
         self._reader = Reader(
@@ -128,7 +135,11 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
         beginning, end = self._bounds[partition]
         if resume_state is None:
             state = KafkaState(self.topic.id, 0)
-            if partition < self._known_partitions or not self._known_partitions:
+            first = self._first_counted(partition)
+            if first is not None:
+                self._judged(partition, first, beginning, end)
+                position = beginning
+            elif partition < self._known_partitions or not self._known_partitions:
                 position = beginning
             else:
                 position = self._judged(partition, 0, beginning, end)
@@ -198,8 +209,9 @@ class KafkaSource(FixedPartitionedSource[RawBatch, KafkaState]):
             return beginning
         raise TallyError(
             f"{name}: the messages from offset {next_offset} to {beginning - 1} are lost: Kafka deleted them before "
-            f"they were counted (the topic keeps messages {self.topic.lasts()}). If there is a copy of them, send them "
-            "again: repeats are recognised. To go on without them set "
+            f"they were counted (the topic keeps messages {self.topic.lasts()}). If the ledger has them, the saved "
+            "state is an old one: rebuild it (tally run --source ledger). If there is a copy of them, send them again: "
+            "repeats are recognised. To go on without them set "
             f"TALLY_KAFKA_ACCEPT_LOSS={partition}:{beginning}"
         )
 
@@ -288,6 +300,47 @@ def parse_accepted_loss(text: str) -> dict[int, int]:
             )
         found[int(match[1])] = int(match[2])
     return found
+
+
+def check_counted(options: Options, topic: Topic, counted: Mapping[int, Wanted], seconds_max: float) -> None:
+    """Refuse a topic whose last counted messages are not what the ledger has of them, as far as they are still there.
+
+    Args:
+        options: Of the client.
+        topic: Its id is not known from before.
+        counted: By partition, some of what the ledger has.
+        seconds_max: How long Kafka may take.
+
+    Raises:
+        TallyError: it is another topic, or Kafka gives no answer.
+    """
+    bounds = _bounds(options, topic, seconds_max)
+    last = {partition: max(want.samples) for partition, want in counted.items() if want.samples}
+    with closing(KafkaConsumer(**options, isolation_level="read_committed", auto_offset_reset="none")) as consumer:
+        for partition, (offset, element) in sorted(last.items()):
+            beginning, end = bounds.get(partition, (0, 0))
+            if offset < beginning:
+                continue
+            place = TopicPartition(topic.name, partition)
+            value = _value_at(consumer, place, offset, seconds_max) if offset < end else b""
+            payload = counted[partition].samples[offset, element]
+            if payload != value and split(value)[element : element + 1] != [payload]:
+                raise TallyError(
+                    f"{topic.name}/{partition}: offset {offset} does not hold the message that the ledger has of it: "
+                    "the topic was deleted and made again, or this is another cluster. Restore the old topic, or start "
+                    "a new deployment: a new topic name, TALLY_DATA_DIR, database and Redis."
+                )
+
+
+def _value_at(consumer: Any, place: TopicPartition, offset: int, seconds_max: float) -> bytes:
+    """The message at an offset; empty if there is none."""
+    consumer.assign([place])
+    consumer.seek(place, offset)
+    give_up = time.monotonic() + seconds_max
+    while time.monotonic() < give_up:
+        for message in consumer.poll(timeout_ms=500, max_records=1).get(place, []):
+            return message.value or b"" if message.offset == offset else b""
+    raise TallyError(f"{place.topic}/{place.partition}: offset {offset} was not read within {seconds_max:g} s")
 
 
 def _bounds(options: Options, topic: Topic, seconds_max: float) -> dict[int, tuple[int, int]]:

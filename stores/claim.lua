@@ -2,11 +2,13 @@
 -- documents the layout; one call handles one batch, atomically.
 --
 -- KEYS[1]  the shard's meta hash: token, incarnation, seed, layout,
---          p<partition> = offset up to which every claim is held, g<generation> = 1 while it lives
--- ARGV[1]  'claim' | 'restore' | 'publish' | 'clear' | 'seed' | 'unlink'
+--          p<partition> = offset up to which every claim is held, g<generation> = 1 while it lives,
+--          kept = the first generation that was not forgotten
+-- ARGV[1]  'claim' | 'restore' | 'publish' | 'clear' | 'seed' | 'keep' | 'unlink'
 -- ARGV[2]  the caller's fencing token
 -- clear: drops all of the meta hash but the token
 -- seed: ARGV[3] seed, [4] layout
+-- keep: ARGV[3] the first generation that is kept from now on
 -- unlink: ARGV[3] a field of the meta hash that goes as well, or ''; [4..] keys of this shard
 -- ARGV[3]  incarnation (claim: the one learnt; publish: the new one; restore: unused)
 -- publish: ARGV[4..] = partition, offset, partition, offset, ...
@@ -36,6 +38,11 @@ end
 
 if mode == 'seed' then
   call('HSET', meta, 'seed', ARGV[3], 'layout', ARGV[4])
+  return {0}
+end
+
+if mode == 'keep' then
+  if tonumber(call('HGET', meta, 'kept') or 0) < tonumber(ARGV[3]) then call('HSET', meta, 'kept', ARGV[3]) end
   return {0}
 end
 

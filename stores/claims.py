@@ -237,6 +237,7 @@ class RedisClaims:
         if newest <= self._forgotten:
             return
         for meta, token in zip(self._metas, self._tokens, strict=True):
+            self._fenced("keep", meta, token, newest + 1)
             generations = [int(name[1:]) for name in self._link.fields(meta) if name.startswith(b"g")]
             for generation in generations:
                 if generation <= newest:
@@ -246,6 +247,12 @@ class RedisClaims:
     def kept_since_us(self, log_time_us: int) -> int:
         """The log time from which claims are kept when `forget` is called with another one."""
         return max(0, log_time_us // self._generation_us - 1) * self._generation_us
+
+    def forgotten_until_us(self) -> int:
+        """The log time until which this Redis was told to forget claims of this ledger; 0 if it was not."""
+        held = [self._link.do("HMGET", meta, "layout", "kept") for meta in self._metas]
+        kept = [int(kept or 0) for layout, kept in held if layout == self._layout.encode()]
+        return max(kept, default=0) * self._generation_us
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""

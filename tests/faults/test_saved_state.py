@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Callable
@@ -10,10 +11,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.faults.deployment import Deployment, kill_after_snapshot
 from tests.faults.report import Report
 from tests.faults.test_kills import deployment
+from tests.system.supervisor import wait_until
+from tests.system.system import System
+from tests.system.traffic import Traffic
 
 REBUILT = "refused; rebuilt with --source ledger"
 
@@ -43,7 +48,7 @@ def rebuild(deployed: Deployment, report: Report, fault: str) -> None:
     report.compare(fault, REBUILT, *deployed.compared(), seconds)
 
 
-@pytest.mark.faults(quick=True)
+@pytest.mark.faults
 def test_a_missing_recovery_directory(tmp_path: Path, report: Report) -> None:
     """With Redis and the numbers of the files, so that ClickHouse alone is left."""
     deployed = counted(tmp_path, 0.6)
@@ -153,3 +158,28 @@ def test_state_that_does_not_fit(tmp_path: Path, half_way: Path, report: Report,
     assert message in said
     assert "tally run --source ledger" in said
     rebuild(deployed, report, fault)
+
+
+@pytest.mark.faults
+def test_two_processes_rebuild_together(system: System, report: Report) -> None:
+    """Under a supervisor that starts them as they were started, one is killed: they go on, or rebuild again."""
+    traffic = Traffic(seed=19)
+    with system.flow() as flow:
+        system.emit(traffic.events(400))
+        system.settle(flow)
+    shutil.rmtree(system.folder / "data")
+    with redis.Redis.from_url(system.redis_url) as client:
+        client.flushall()
+    system.emit(traffic.events(100))
+    with system.flow(source="ledger") as flow:
+        wait_until(lambda: (system.folder / "data" / "rebuild.json").exists(), "the rebuild begins")
+        flow.kill(1, signal.SIGKILL)
+        begun = time.monotonic()
+        system.emit(traffic.events(100))
+        system.settle(flow)
+        seconds = time.monotonic() - begun
+        assert flow.exits
+    with system.flow(1) as flow:
+        system.emit(traffic.events(50))
+        system.settle(flow)
+    report.check("all but ClickHouse is lost, of two processes", "rebuilt with --source ledger", system, seconds)

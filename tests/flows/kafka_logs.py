@@ -75,13 +75,13 @@ class Message(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-def log_of(kafka: Kafka, topic: str, count: int) -> list[Message]:
+def log_of(kafka: Kafka, topic: str, count: int, partitions: int = PARTITIONS) -> list[Message]:
     """What a plain consumer sees of the topic."""
     found: list[Message] = []
     with KafkaConsumer(
         bootstrap_servers=kafka.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
     ) as consumer:
-        consumer.assign([TopicPartition(topic, partition) for partition in range(PARTITIONS)])
+        consumer.assign([TopicPartition(topic, partition) for partition in range(partitions)])
         deadline = time.monotonic() + SECONDS_MAX
         while len(found) < count:
             for records in consumer.poll(timeout_ms=500).values():

@@ -153,6 +153,8 @@ def test_what_was_forgotten_is_not_restored(tmp_path: Path, redis_url: str) -> N
         forgotten.forget(int(generation * SHORT_US))
         assert forgotten.kept_since_us == kept * SHORT_US
     assert Forgotten(directory, "ledger 1", claims).kept_since_us == 2 * SHORT_US
+    assert RedisStore(url, shards=1).instance().forgotten_until_us() == 2 * SHORT_US, "Redis knows it as well"
+    assert RedisStore(url, shards=2).instance().forgotten_until_us() == 0, "of another layout"
     assert Forgotten(directory, "ledger 2", claims).kept_since_us == 0
 
 

@@ -46,11 +46,15 @@ class KafkaPlace:
         }
         return Settings(data_dir=self.data, **common | more)
 
-    def run_until(self, done: Callable[[Deployment], bool], workers: int = 1, **more: Any) -> Tables:
+    def run_until(
+        self, done: Callable[[Deployment], bool], workers: int = 1, *, rebuilds: bool = False, **more: Any
+    ) -> Tables:
         """Run, stop once a condition holds, and read the tables."""
         stop = threading.Event()
         settings = self.settings(**more)
-        with start(settings, catalog=CATALOG, source="kafka", stop=stop, workers=workers) as deployment:
+        with start(
+            settings, catalog=CATALOG, source="kafka", stop=stop, rebuilds=rebuilds, workers=workers
+        ) as deployment:
 
             def watch() -> None:
                 deadline = time.monotonic() + SECONDS_MAX

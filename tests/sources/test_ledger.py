@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from clickhouse_connect.driver.client import Client
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.values import Batch, Events, RawBatch, Rejects
@@ -55,6 +55,7 @@ def insert(client: Client, partition: int, rows: list[Row]) -> None:
     client.insert_arrow("events", events_table(Batch(raw, events, Rejects())))
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 2_000), st.integers(0, END))
 def test_pages_of_any_size_give_every_event_once_and_whole_messages(
     engine: EmbeddedClickHouse, rows_max: int, bytes_max: int, start: int

@@ -38,10 +38,11 @@ class Place:
     workers: int = 2
     builds: Mapping[int, Sequence[str]] = field(default_factory=dict)
     """By process, the module to run in the product's place, and what that takes first; looked at in each start."""
+    source: str = "kafka"
 
     def start(self, process: int, addresses: list[str], log: str) -> subprocess.Popen[bytes]:
         """Start one process of a flow; one alone has no addresses."""
-        arguments = ["run", "--source", "kafka", "--catalog", str(self.folder / "catalog.yaml")]
+        arguments = ["run", "--source", self.source, "--catalog", str(self.folder / "catalog.yaml")]
         arguments += ["--workers", str(self.workers)]
         if len(addresses) > 1:
             arguments += ["--process", str(process), "--addresses", ",".join(addresses)]

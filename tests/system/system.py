@@ -72,9 +72,11 @@ class System:
             **self.settings,
         }
 
-    def flow(self, processes: int = 2, builds: Mapping[int, Sequence[str]] | None = None) -> Flow:
+    def flow(
+        self, processes: int = 2, builds: Mapping[int, Sequence[str]] | None = None, source: str = "kafka"
+    ) -> Flow:
         """The flow under a supervisor; `builds` says which processes are of another build (`Place`)."""
-        return Flow(Place(self.folder, self.environment, self.workers, builds or {}), processes)
+        return Flow(Place(self.folder, self.environment, self.workers, builds or {}, source), processes)
 
     def emitter(self) -> UsageEmitter:
         return UsageEmitter(self.kafka.bootstrap, self.topic, source=SOURCE, on_full="block", block_seconds_max=60)
