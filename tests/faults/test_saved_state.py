@@ -90,14 +90,6 @@ def _cut_off(deployed: Deployment, older: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def _overwritten(deployed: Deployment, older: Path) -> None:
-    """A page in the middle is not what it was."""
-    file = stores(deployed)[3]
-    content = file.read_bytes()
-    middle = len(content) // 4096 // 2 * 4096
-    file.write_bytes(content[:middle] + b"\xff" * 4096 + content[middle + 4096 :])
-
-
 def _anonymous(deployed: Deployment, older: Path) -> None:
     (deployed.data / "deployment.json").unlink()
 
@@ -118,7 +110,6 @@ DAMAGES: dict[str, tuple[Callable[[Deployment, Path], None], str]] = {
     "a recovery directory of two starts": (_mixed, "is mixed: its files were written by different starts"),
     "a recovery file is missing": (_lacking, "lacks files"),
     "a recovery file is cut off": (_cut_off, "is damaged"),
-    "a recovery file is overwritten": (_overwritten, "is damaged"),
     "deployment.json is missing": (_anonymous, "record of what made it is missing"),
     "another state version": (_of_another, "was made with state_version=9"),
     "a changed step id": (_of_an_unknown_step, "has state of metering.sums, which this version does not know"),
