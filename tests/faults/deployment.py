@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 
 from engines.clickhouse import EmbeddedClickHouse
@@ -47,7 +48,8 @@ class Deployment:
         """Let the input files reach this share of their contents, cut after a line end."""
         for number, content in enumerate(self.contents):
             end = len(content) if share >= 1 else content.rfind(b"\n", 0, int(len(content) * share)) + 1
-            with open(self.folder / "in" / f"{number}.ndjson", "ab") as file:
+            end = max(end, self._given[number])
+            with open(self.folder / "in" / f"{number:04}.ndjson", "ab") as file:
                 file.write(content[self._given[number] : end])
             self._given[number] = end
 
@@ -91,7 +93,7 @@ class Deployment:
     def epoch(self) -> int:
         """The newest epoch that a run has closed; 0 before there is one."""
         found = 0
-        for path in self.data.glob("recovery/*/part-*.sqlite3"):
+        for path in glob(f"{self.data}/recovery/*/part-*.sqlite3"):  # unlike Path's, this bears that some are removed
             with (
                 suppress(sqlite3.OperationalError),
                 closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store,
@@ -103,6 +105,10 @@ class Deployment:
         """Let there be another file, which grows with the others."""
         self.contents.append(content)
         self._given.append(0)
+
+    def leave(self, number: int) -> None:
+        """Let a file never grow again."""
+        self.contents[number] = self.contents[number][: self._given[number]]
 
     def finish(self, share: float = 1.0) -> None:
         """Run to the end of the input, of the whole unless a share is said."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 
 from tests import workload, workload_bad
-from tests.workload import DAY_US, instant
+from tests.workload import DAY_US, EPOCH, instant
 
 SUBJECTS = 20
 FILES = 4
@@ -22,14 +24,20 @@ def _joined(files: list[list[bytes]]) -> list[bytes]:
     return [b"".join(line + b"\n" for line in lines) for lines in files]
 
 
-def around(seed: int, events: int, start: str, days: int, hot: Sequence[str] = ()) -> list[bytes]:
+def around(seed: int, events: int, start: str, days: int, hot: Sequence[str] = (), files: int = FILES) -> list[bytes]:
     """Good events whose log times go on from a day for some days; many lie within an hour of the hot instants."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workload, "START", instant(start))
         patch.setattr(workload, "SPAN_US", days * DAY_US)
         patch.setattr(workload, "HOT", tuple(map(instant, hot or [start])))
         patch.setattr(workload_bad, "recipes", lambda: ())
-        return workload.generate(seed, events, SUBJECTS, FILES)
+        return workload.generate(seed, events, SUBJECTS, files)
+
+
+def seasons(seed: int, events: int, starts: Sequence[str], days: int) -> list[bytes]:
+    """The files of `around` for each of the starts, one behind the other, without their unfinished lines."""
+    parts = [_joined(_lines(around(seed + number, events, start, days))) for number, start in enumerate(starts)]
+    return [b"".join(files) for files in zip(*parts, strict=True)]
 
 
 def repeats(seed: int, events: int, share: float) -> list[bytes]:
@@ -79,29 +87,34 @@ def poison(seed: int, events: int, share: float) -> list[bytes]:
 
 
 def hot_subject(seed: int, events: int) -> list[bytes]:
-    """Nearly everything is of one subject, in one file, and most of it of one day."""
-    contents = around(seed, events, "2026-03-01T00:00:00+00:00", 2)
-    hot = around(seed + 1, events * 9, "2026-03-02T00:00:00+00:00", 1)[0].split(b"\n")
-    return [contents[0], *contents[1:], b"".join(_renamed(line) + b"\n" for line in hot if line.startswith(b"{"))]
+    """Beside the usual files one with ten times as much, nearly all of one subject and of one day."""
+    rng = random.Random(seed)
+    hot = [_event(rng, number, "cust-hot", rng.randrange(DAY_US)) for number in range(10 * events)]
+    return [*around(seed, events, "2026-03-01T00:00:00+00:00", 2), _joined([hot])[0]]
 
 
-def _renamed(line: bytes) -> bytes:
-    """The event as one of the hot subject, under an id of its own."""
-    head, found, rest = line.partition(b'"subject":')
-    if not found:
-        return line
-    return head.replace(b'"id":"', b'"id":"hot-').replace(b'"id": "', b'"id": "hot-') + found + _after_text(rest)
+def many_files(seed: int, files: int) -> list[bytes]:
+    """Two events and a repeat in each of very many files: as many partitions, and as many tiny batches."""
+    rng = random.Random(seed)
+
+    def few(number: int) -> list[bytes]:
+        one, other = (_event(rng, f"{number}-{n}", f"cust-{number % SUBJECTS}", number * DAY_US // 99) for n in "ab")
+        return [one, one, other]
+
+    return _joined([few(number) for number in range(files)])
 
 
-def _after_text(rest: bytes) -> bytes:
-    start = rest.index(b'"')
-    end = start + 1
-    while rest[end : end + 1] != b'"':
-        end += 2 if rest[end : end + 1] == b"\\" else 1
-    return b'"cust-hot"' + rest[end + 1 :]
-
-
-def many_files(seed: int, events: int, files: int) -> list[bytes]:
-    """One or a few events a file, in very many files: as many partitions, and as many tiny batches."""
-    lines = [line for content in _lines(around(seed, events, "2026-03-01T00:00:00+00:00", 20)) for line in content]
-    return _joined([lines[number::files] for number in range(files)])
+def _event(rng: random.Random, number: object, subject: str, since_us: int) -> bytes:
+    """A request, logged at most 10 minutes after it was made."""
+    made = EPOCH + timedelta(microseconds=instant("2026-03-01T00:00:00+00:00") + since_us)
+    event = {
+        "specversion": "1.0",
+        "id": f"hot-{number}",
+        "source": "svc-hot",
+        "type": "api.request",
+        "subject": subject,
+        "time": made.isoformat(),
+        "logtime": (made + timedelta(seconds=rng.randrange(600))).isoformat(),
+        "data": {"bytes": rng.randrange(5_000), "region": rng.choice(["eu-west-1", "us-east-1"])},
+    }
+    return json.dumps(event).encode()

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.deployment import RUN_SECONDS_MAX, Deployment, run_with_kills
-from tests.faults.loads import around
+from tests.faults.loads import seasons
 from tests.faults.report import Report
 from tests.workload import kitchen_sink_catalog
 
 SEED = 43
+STARTS = ["2026-02-20T00:00:00+00:00", "2026-12-17T00:00:00+00:00", "2027-10-13T00:00:00+00:00"]
+"""So far apart that a catalog applied in one season holds for all of the next."""
 FIRST = kitchen_sink_catalog()
 
 
@@ -42,7 +44,7 @@ THIRD = replaced(SECOND, (US.format("0.003"), US.format("0.004")), ("limit: 7, p
 REFUSED = {
     "timezone": replaced(SECOND, ("\ntimezone: Europe/London\n", "\ntimezone: Europe/Paris\n")),
     "us_bytes": replaced(SECOND, ("region: [us-east-1]}, window: 1d", "region: [us-east-1]}, window: 1h")),
-    "plans": SECOND.replace("plans:", "plans: ["),
+    "no_such_meter": replaced(SECOND, ("key: bandwidth, meter: api_bytes", "key: bandwidth, meter: no_such_meter")),
 }
 """By what the refusal has to name."""
 
@@ -50,11 +52,11 @@ REFUSED = {
 @pytest.mark.faults
 def test_catalogs_change_between_kills(tmp_path: Path, report: Report) -> None:
     print(f"seed {SEED}")
-    contents = around(SEED, 700, "2026-02-20T00:00:00+00:00", 100)
+    contents = seasons(SEED, 200, STARTS, 30)
     deployment = Deployment(tmp_path / "deployment", contents, FIRST, workers=2)
-    run_with_kills(deployment, SEED, kills=2, end=0.3)
+    run_with_kills(deployment, SEED, kills=2, end=0.25)
     apply(deployment, SECOND)
-    run_with_kills(deployment, SEED + 1, kills=2, begin=0.3, end=0.6)
+    run_with_kills(deployment, SEED + 1, kills=2, begin=0.25, end=0.55)
     before = deployment.tables(), deployment.catalogs()
     for name, text in REFUSED.items():
         apply(deployment, text)
@@ -62,7 +64,7 @@ def test_catalogs_change_between_kills(tmp_path: Path, report: Report) -> None:
         assert name in deployment.log
     assert (deployment.tables(), deployment.catalogs()) == before
     apply(deployment, THIRD)
-    seconds = run_with_kills(deployment, SEED + 2, kills=2, begin=0.6)
+    seconds = run_with_kills(deployment, SEED + 2, kills=2, begin=0.55)
     assert [text for _, text in deployment.catalogs()] == [FIRST, SECOND, THIRD]
     found, oracle = deployment.compared()
     assert {row["catalog_version"] for row in found.rated_usage.values()} == {1, 2, 3}

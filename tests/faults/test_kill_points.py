@@ -141,8 +141,11 @@ def die_and_finish(deployment: Deployment, case: Case) -> float:
 @pytest.mark.parametrize("point", LEADER)
 def test_the_leader_of_two_processes_is_killed_at_a_point(system: System, report: Report, point: str) -> None:
     traffic = Traffic(seed=31)
-    system.emit(traffic.events(200))
+    with system.flow(2) as flow:
+        system.emit(traffic.events(100))
+        system.settle(flow)
     builds = {0: ["tests.faults.kill_at", point, "1"]}
+    system.emit(traffic.events(100))
     with system.flow(2, builds) as flow:
         wait_until(lambda: flow.exits.count((0, -signal.SIGKILL)) >= IN_A_ROW, f"deaths: {flow.exits}")
         builds.clear()

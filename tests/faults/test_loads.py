@@ -20,7 +20,7 @@ LOADS: dict[str, Callable[[], list[bytes]]] = {
     "90 % repeats, with kill -9": lambda: repeats(SEED, EVENTS, 0.9),
     "90 % garbage, with kill -9": lambda: poison(SEED, EVENTS, 0.9),
     "nearly all usage is one subject's, with kill -9": lambda: hot_subject(SEED, EVENTS),
-    "1,000 partitions with tiny batches, with kill -9": lambda: many_files(SEED, 1_000, 1_000),
+    "1,000 partitions with tiny batches, with kill -9": lambda: many_files(SEED, 1_000),
 }
 
 BORDERS = {
@@ -84,13 +84,13 @@ def test_a_month_ends_and_clocks_change(tmp_path: Path, report: Report, border: 
 def test_an_idle_file_and_new_ones(tmp_path: Path, report: Report) -> None:
     """The first file never grows again; two come while runs come and go."""
     print(f"seed {SEED}")
-    grown = around(SEED, EVENTS, "2026-03-01T00:00:00+00:00", 20)
-    idle = grown[1][: grown[1].index(b"\n") + 1]
-    deployment = Deployment(tmp_path / "deployment", [idle, *grown[1:3]], kitchen_sink_catalog(), workers=2)
+    *grown, second, third = around(SEED, EVENTS, "2026-03-01T00:00:00+00:00", 20, files=5)
+    deployment = Deployment(tmp_path / "deployment", grown, kitchen_sink_catalog(), workers=2)
     deployment.finish(0.2)
+    deployment.leave(0)
     run_with_kills(deployment, SEED, kills=2, begin=0.2, end=0.5)
-    deployment.add(grown[0])
+    deployment.add(second)
     seconds = run_with_kills(deployment, SEED + 1, kills=2, begin=0.5, end=0.8)
-    deployment.add(grown[3])
+    deployment.add(third)
     seconds = max(seconds, run_with_kills(deployment, SEED + 2, kills=2, begin=0.8))
     report.compare("an idle file and new ones, with kill -9", GOES_ON, *deployment.compared(), seconds)
