@@ -175,7 +175,11 @@ def ensure_topic(
     wanted = {
         "num_partitions": partitions,
         "replication_factor": replication or -1,
-        "configs": {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)},
+        "configs": {
+            "cleanup.policy": "delete",
+            "retention.ms": str(RETENTION_MS),
+            "message.timestamp.type": "LogAppendTime",  # a broker refuses the times of a clock that is an hour ahead
+        },
     }
     try:
         with KafkaAdminClient(**options, bootstrap_timeout_ms=wait_ms) as admin:

@@ -6,11 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from domain.ports import TallyError
@@ -70,6 +70,13 @@ def test_a_signal_is_there_before_the_barrier(kafka: Kafka, topic: str) -> None:
         assert record.value == signal_event(of(1, "käufer"))
         assert record.headers == [("content-type", b"application/cloudevents+json")]
         part.snapshot()
+
+
+def test_a_clock_that_is_days_ahead_of_the_brokers_holds_up_no_signal(kafka: Kafka, topic: str) -> None:
+    """Of a topic on producers' time a broker refuses what is more than an hour ahead."""
+    with closing(KafkaProducer(bootstrap_servers=kafka.bootstrap)) as producer:
+        ahead_ms = int((time.time() + 50 * 3600) * 1000)
+        producer.send(topic, b"signal", timestamp_ms=ahead_ms).get(timeout=WAIT_SECONDS)
 
 
 def test_a_subjects_signals_stay_in_order_and_in_one_partition(kafka: Kafka, topic: str) -> None:
