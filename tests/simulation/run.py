@@ -20,7 +20,7 @@ from unittest.mock import patch
 from bytewax.dataflow import Dataflow
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from config.catalog import load_history
+from config.catalog import load_catalog, load_history
 from domain.catalog import History
 from domain.ports import TallyError
 from domain.values import DAY_US, HOUR_US, SECOND_US
@@ -102,6 +102,7 @@ class Run:
         with (
             wrong,
             patch.object(catalogs, "load_history", _load_history),
+            patch.object(catalogs, "load_catalog", _load_catalog),
             tempfile.TemporaryDirectory(dir=_memory()) as scratch,
         ):
             root = Path(scratch) / "recovery"
@@ -245,6 +246,9 @@ def _forget(run: Start) -> None:
 def _load_history(rows: Iterable[tuple[int, int, str]]) -> History:
     """`config.catalog.load_history`, which takes a tenth of a second, once for the same rows."""
     return _history(tuple(map(tuple, rows)))
+
+
+_load_catalog = cache(load_catalog)
 
 
 @cache
