@@ -156,6 +156,7 @@ class _BatchGrouping:
         self._subject_of = np.array(list(map(numbers.__getitem__, subjects)), np.int64)
         places = np.arange(len(subjects)) if rows is None else np.array(rows, np.int64)
         segments, account_of = assign(self._subjects, self._subject_of, places, seeds, live)
+        self._pairs_of: dict[PeriodKind, tuple[list[tuple[str, CatalogVersion]], Int64s]] = {}
         self._accounts = Accounts(self._catalog, segments, account_of, self._times)
 
     def run(self) -> dict[int, list[Partial]]:
@@ -192,7 +193,7 @@ class _BatchGrouping:
 
     def _prices(self, meter: Meter, inputs: Inputs) -> None:
         spans = self._accounts.periods(PeriodKind.BILLING)
-        for plan, version, places in self._plans(inputs, spans):
+        for plan, version, places in self._plans(inputs, PeriodKind.BILLING):
             for price in version.catalog.plans[plan].prices:
                 if price.meter == meter.name:
                     places_chosen = chosen(inputs, price.where, meter.group_by, places)
@@ -228,7 +229,7 @@ class _BatchGrouping:
             if not self._is_limited(meter, kind):
                 continue
             spans = self._accounts.periods(kind)
-            for plan, version, places in self._plans(inputs, spans):
+            for plan, version, places in self._plans(inputs, kind):
                 features = [
                     e.feature
                     for e in version.catalog.plans[plan].entitlements
@@ -254,18 +255,33 @@ class _BatchGrouping:
             for e in plan.entitlements
         )
 
-    def _plans(self, inputs: Inputs, spans: Spans) -> list[tuple[str, CatalogVersion, Int64s | None]]:
+    def _plans(self, inputs: Inputs, kind: PeriodKind) -> list[tuple[str, CatalogVersion, Int64s | None]]:
         """The (plan, pricing version) pairs among inputs, with their places; None for all of them."""
+        pairs, pair_of_row = self._pairs(kind)
+        pair_of = pair_of_row[inputs.rows]
         out: list[tuple[str, CatalogVersion, Int64s | None]] = []
-        plan_of, starts = self._accounts.plan_of[inputs.rows], spans.starts[inputs.rows]
-        for number, plan in enumerate(self._accounts.plans):
-            places = np.flatnonzero(plan_of == number)
-            versions = pricing_versions(self._history, plan, starts[places])
-            for version in np.unique(versions).tolist():
-                if version:
-                    chosen = places[versions == version]
-                    out.append((plan, self._history.get(version), None if len(chosen) == len(plan_of) else chosen))
+        for number in np.unique(pair_of).tolist():
+            if number >= 0:
+                places = np.flatnonzero(pair_of == number)
+                out.append((*pairs[number], None if len(places) == len(pair_of) else places))
         return out
+
+    def _pairs(self, kind: PeriodKind) -> tuple[list[tuple[str, CatalogVersion]], Int64s]:
+        """The (plan, pricing version) pairs of the batch for periods of a kind, and each row's; -1 for none."""
+        known = self._pairs_of.get(kind)
+        if known is None:
+            pairs: list[tuple[str, CatalogVersion]] = []
+            plan_of, starts = self._accounts.plan_of, self._accounts.periods(kind).starts
+            pair_of = np.full(len(plan_of), -1, np.int64)
+            for number, plan in enumerate(self._accounts.plans):
+                rows = np.flatnonzero(plan_of == number)
+                versions = pricing_versions(self._history, plan, starts[rows])
+                for version in np.unique(versions).tolist():
+                    if version:
+                        pair_of[rows[versions == version]] = len(pairs)
+                        pairs.append((plan, self._history.get(version)))
+            known = self._pairs_of[kind] = pairs, pair_of
+        return known
 
     def _group(
         self,

@@ -39,6 +39,9 @@ STATE_VERSION = 2
 _SWEEP_EVERY_US = HOUR_US
 """Forgetting scans all cells, so it waits until the horizon has moved this far."""
 
+_COMPRESSED_ROWS_MIN = 1_000
+"""Compressing takes longer than it saves where there is little to compress."""
+
 Family = tuple[str, str, str, Aggregation]
 """("usage", meter, "", how), ("price", plan, price, how) or ("quota", plan, feature, how): what a catalog
 version prices or limits by one aggregation, the next may by another. A period has one version, so one family."""
@@ -290,6 +293,7 @@ class _PriceCells:
 
 def _ipc(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    compression = "lz4" if len(table) >= _COMPRESSED_ROWS_MIN else None
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())

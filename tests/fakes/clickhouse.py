@@ -191,8 +191,9 @@ class FakeClient:
                 return [[min((r["applied_at"] for r in self._tables["catalogs"].rows if r["version"] == 1), default=0)]]
         match = _FINAL.fullmatch(sql)
         assert match is not None, f"the fake does not know this statement: {sql}"
-        columns = match[1].split(", ")
-        return [[_selected(row, column) for column in columns] for row in self._tables[match[2]].final()]
+        rows = self._tables[match[2]].final()
+        columns = [_selected(rows, column) for column in match[1].split(", ")]
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def _beyond(self, table: str, given: Mapping[str, Any]) -> list[Row]:
         return [row for row in self._of_partition(table, given) if row["log_offset"] >= given["offset"]]
@@ -219,11 +220,13 @@ def _text(value: Any) -> Any:
     return f"{value:f}" if isinstance(value, Decimal) else value
 
 
-def _selected(row: Row, column: str) -> Any:
+def _selected(rows: Sequence[Row], column: str) -> list[Any]:
     expression, _, _ = column.partition(" AS ")
     if expression.startswith("hex("):
-        return row[expression[4:-1]].hex().upper()
-    return row[expression.removeprefix("toUnixTimestamp64Micro(").removesuffix(")")]
+        name = expression[4:-1]
+        return [row[name].hex().upper() for row in rows]
+    name = expression.removeprefix("toUnixTimestamp64Micro(").removesuffix(")")
+    return [row[name] for row in rows]
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
