@@ -11,7 +11,7 @@ from tests.simulation.run import CRASHES_MIN, simulate
 from tests.simulation.seeds import REGRESSIONS
 
 QUICK = (1,)
-SEEDS_PER_MUTANT = 3
+SEEDS_PER_MUTANT = 10
 """Within so many seeds each mutant is found."""
 
 
