@@ -95,7 +95,7 @@ class Deployment:
         found = 0
         for path in glob(f"{self.data}/recovery/*/part-*.sqlite3"):  # unlike Path's, this bears that some are removed
             with (
-                suppress(sqlite3.OperationalError),
+                suppress(sqlite3.DatabaseError),
                 closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store,
             ):
                 found = max(found, store.execute("SELECT max(worker_frontier) FROM fronts").fetchone()[0] or 0)
@@ -119,7 +119,7 @@ class Deployment:
     def refuse(self) -> str:
         """Start where that must be refused; returns what is said."""
         log = self.folder / "log"
-        begun = log.stat().st_size
+        begun = log.stat().st_size if log.exists() else 0
         code = self.start().wait(RUN_SECONDS_MAX)
         said = log.read_bytes()[begun:].decode()
         assert code == 1, said

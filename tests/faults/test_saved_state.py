@@ -116,17 +116,6 @@ DAMAGES: dict[str, tuple[Callable[[Deployment, Path], None], str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def half_way(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a deployment left behind, and its saved state of an earlier start."""
-    folder = tmp_path_factory.mktemp("half")
-    deployed = counted(folder, 0.3)
-    shutil.copytree(deployed.data / "recovery", folder / "older")
-    deployed.grow(0.6)
-    assert deployed.start().wait(300) == 0
-    return folder
-
-
 @pytest.mark.faults
 def test_another_shard_count(tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     deployed = counted(tmp_path, 0.6)
@@ -137,14 +126,12 @@ def test_another_shard_count(tmp_path: Path, report: Report, monkeypatch: pytest
 
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", DAMAGES)
-def test_state_that_does_not_fit(tmp_path: Path, half_way: Path, report: Report, fault: str) -> None:
-    deployed = deployment(tmp_path, workers=2)
-    deployed.grow(0.6)
-    shutil.copytree(half_way / "deployment" / "data", deployed.data)
-    registry = deployed.data / "files.json"
-    registry.write_text(registry.read_text().replace(str(half_way), str(tmp_path)))
+def test_state_that_does_not_fit(tmp_path: Path, report: Report, fault: str) -> None:
+    deployed = counted(tmp_path, 0.3)
+    shutil.copytree(deployed.data / "recovery", tmp_path / "older")
+    deployed.finish(0.6)
     damage, message = DAMAGES[fault]
-    damage(deployed, half_way / "older")
+    damage(deployed, tmp_path / "older")
     said = deployed.refuse()
     assert message in said
     assert "tally run --source ledger" in said
