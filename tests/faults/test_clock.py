@@ -14,7 +14,6 @@ from tests.faults import with_clock
 from tests.faults.deployment import RUN_SECONDS_MAX, Deployment, assert_no_orphan
 from tests.faults.report import Report
 from tests.faults.small import expected, workload
-from tests.system.supervisor import Place
 from tests.system.system import System
 from tests.system.traffic import Traffic, Usage
 from tests.workload import kitchen_sink_catalog
@@ -71,27 +70,6 @@ def test_clocks_of_two_processes_jump_and_differ(system: System, report: Report,
             seconds = system.settle(flow)
     fault = "the clocks of two processes jump by hours, and differ; kill -9"
     report.check(fault, "no number goes by them; set back, the run ends and starts again", system, seconds)
-
-
-@pytest.mark.faults
-def test_a_second_instance_with_another_clock_is_refused(system: System, report: Report, clocks: list[Path]) -> None:
-    """The lease is Redis's time and each holder's own monotonic clock."""
-    step(clocks[1], "-50h")
-    system.lease_seconds = LEASE_SECONDS
-    traffic = Traffic(SEED + 1)
-    other = {0: ["tests.faults.with_clock", str(clocks[1]), "cli.main"]}
-    with system.flow(1, {0: ["tests.faults.with_clock", str(clocks[0]), "cli.main"]}) as flow:
-        system.emit(traffic.events(60))
-        system.settle(flow)
-        for ahead in ("+50h", "+100h"):
-            step(clocks[0], ahead)
-            second = Place(system.folder, system.environment, system.workers, other).start(0, [], "second")
-            assert second.wait(RUN_SECONDS_MAX) == 1
-            assert "runs already" in (system.folder / "second").read_text()
-            system.emit(traffic.events(60))
-            seconds = system.settle(flow)
-        assert not flow.exits, flow.logs()
-    report.check("the clock jumps under a lease, and a second instance comes", "it is refused", system, seconds)
 
 
 @pytest.mark.faults
