@@ -102,7 +102,7 @@ def test_killed_at_a_point_over_kafka(tmp_path: Path, kafka: Kafka, report: Repo
     report.compare(case.fault, GOES_ON, *deployment.compared(), seconds)
 
 
-@pytest.mark.faults(quick=True)
+@pytest.mark.faults
 def test_killed_once_at_some_points(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path / "deployment", workload(), kitchen_sink_catalog(), workers=2, batch_rows_max=30)
     for number, point in enumerate(["table inserted", "before the copy's name", "behind the sink's snapshot"]):

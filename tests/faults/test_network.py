@@ -151,7 +151,7 @@ def test_cuts(system: System, report: Report, proxies: Proxies, service: str, fa
     report.check(fault, "tried again, or starts again", system, seconds)
 
 
-@pytest.mark.faults(quick=True)
+@pytest.mark.faults
 def test_clickhouse_acknowledges_and_the_answer_is_lost(system: System, report: Report, proxies: Proxies) -> None:
     check_lost_answers(
         system, report, proxies["ClickHouse"], lambda request: b"INSERT" in request[:2000],

@@ -18,7 +18,7 @@ RESUMED_SECONDS_MAX = 45.0
 """On an idle machine it is less than 15, as the test prints; machines that run tests are not always idle."""
 
 
-@pytest.mark.faults(quick=True)
+@pytest.mark.faults
 def test_sigterm_to_one_process_ends_both_and_the_supervisor_resumes(system: System, report: Report) -> None:
     traffic = Traffic(seed=1)
     system.lease_seconds = 10.0  # the default, which bounds how soon the other hears of it

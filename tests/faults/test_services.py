@@ -59,7 +59,7 @@ def test_redis_fails_over_to_a_replica_that_lags(system: System, report: Report,
         report.check(fault, "starts again; claims restored from the ledger", system, seconds)
 
 
-@pytest.mark.faults(quick=True)
+@pytest.mark.faults
 def test_claims_and_quotas_in_a_redis_cluster(system: System, report: Report, redis_cluster: RedisCluster) -> None:
     """Three masters: the same emitter, the same flow, the same rows."""
     redis_cluster.flush()

@@ -56,6 +56,7 @@ def ingest(data: bytes) -> None:
 
 
 def _exchange(port: int, data: bytes, probe: bytes) -> None:
+    _FAULTS.seen.clear()
     _ask(port, data)
     assert not _FAULTS.seen, _FAULTS.seen
     assert _ask(port, probe).split(b"\r\n")[0].endswith(b" 200 OK")
@@ -72,6 +73,10 @@ def _ask(port: int, data: bytes) -> bytes:
     return answer
 
 
+_CLIENTS = ("clickhouse_connect", "kafka", "urllib3")
+"""Other tests may have left theirs running."""
+
+
 class _Faults(logging.Handler):
     """What is logged with a traceback: nobody expected it."""
 
@@ -81,7 +86,7 @@ class _Faults(logging.Handler):
         logging.getLogger().addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info:
+        if record.exc_info and not record.name.startswith(_CLIENTS):
             self.seen.append(logging.Formatter().format(record))
 
 

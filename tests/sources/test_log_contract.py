@@ -201,6 +201,8 @@ def test_an_open_transaction_hides_what_comes_after_it(log: Log) -> None:
 
 
 def test_an_idle_partition_says_how_far_its_log_time_is(log: Log) -> None:
+    """By the newest message of the topic: a partition of an empty topic says nothing."""
+    log.append(numbered(1))
     begun = log.now_us()
     with log.reading() as reading:
         read = reading.until(lambda read: read.batches.get(1))
