@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.run import EVENTS, Outcome, simulate
+from tests.simulation.run import EVENTS, Outcome, collect_seldom, simulate
 from tests.simulation.trouble import Kind
 
 VIOLATIONS_SHOWN = 10
@@ -61,15 +60,9 @@ def _outcomes(run: partial[Outcome], seeds: range, jobs: int) -> Iterator[Outcom
     if jobs == 1:
         yield from map(run, seeds)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_collect_seldom) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=collect_seldom) as pool:
         for future in as_completed([pool.submit(run, seed) for seed in seeds]):
             yield future.result()
-
-
-def _collect_seldom() -> None:
-    """Hardly any garbage is cyclic; looking for it takes a tenth of the time."""
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 1_000)
 
 
 def failure(outcome: Outcome, *, events: int = EVENTS, mutant: str | None = None) -> str:
