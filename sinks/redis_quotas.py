@@ -89,7 +89,7 @@ class Quotas:
         def write() -> int:
             written = 0
             for server, groups in self._by_server(kept):
-                calls = [_call(group, now_us // 1000, live) for group in groups]
+                calls = [_call(group, now_us, live) for group in groups]
                 written += sum(_evaluate(server, calls))
             return written
 
@@ -222,13 +222,14 @@ class Quotas:
                 self._client.nodes_manager.initialize()
 
 
-def _call(fields: Sequence[QuotaField], now_ms: int, live: bool) -> tuple[Any, ...]:
+def _call(fields: Sequence[QuotaField], now_us: int, live: bool) -> tuple[Any, ...]:
     entries = [
         (
             f.feature,
             (f.period_end_us + KEEP_US) // 1000,
             f.era,
             instant_text(f.period_start_us),
+            instant_text(f.period_end_us),
             f.inputs,
             f.plan,
             instant_text(f.since_us) if f.since_us else "",
@@ -237,7 +238,7 @@ def _call(fields: Sequence[QuotaField], now_ms: int, live: bool) -> tuple[Any, .
         for f in fields
     ]
     keys = [quota_key(f.subject) for f in fields]
-    return ("EVALSHA", _SHA, len(keys), *keys, _pack((now_ms, live, entries)))
+    return ("EVALSHA", _SHA, len(keys), *keys, _pack((now_us // 1000, instant_text(now_us), live, entries)))
 
 
 def _evaluate(server: Any, calls: list[tuple[Any, ...]]) -> list[Any]:

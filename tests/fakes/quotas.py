@@ -64,17 +64,18 @@ class FakeQuotas:
     def _write(self, new: QuotaField, live: bool) -> int:
         key, value = ("quota", new.subject), quota_value(new)
         stored = self._server.fields(key).get(new.feature)
-        if stored is not None and (stored == value or _keeps(json.loads(stored), new, live)):
+        if stored is not None and (stored == value or _keeps(json.loads(stored), new, live, self._now_us())):
             return 0
         self._server.put(key, new.feature, value)
         return 1
 
 
-def _keeps(held: dict[str, object], new: QuotaField, live: bool) -> bool:
+def _keeps(held: dict[str, object], new: QuotaField, live: bool, now_us: int) -> bool:
     """Whether what is stored is newer, or stays because only the live flow may change plans."""
     since = instant_text(new.since_us) if new.since_us else ""
-    before = (held["era"], held.get("since", ""), held["period_start"])
-    after = (new.era, since, instant_text(new.period_start_us))
+    now = instant_text(now_us)
+    before = (held["era"], str(held["period_end"]) > now, held.get("since", ""), held["period_start"])
+    after = (new.era, instant_text(new.period_end_us) > now, since, instant_text(new.period_start_us))
     if before != after:
         return before > after
     if held["plan"] != new.plan:

@@ -39,7 +39,7 @@ def test_sigterm_to_one_process_ends_both_and_the_supervisor_resumes(system: Sys
     report.check("SIGTERM to one process of two", "both end and start again", system, seconds)
 
 
-@pytest.mark.faults(quick=True)
+@pytest.mark.faults
 def test_a_second_instance_is_refused_and_a_zombie_changes_nothing(system: System, report: Report) -> None:
     """One process alone is paused, loses its place to a successor, and wakes."""
     traffic = Traffic(seed=2)

@@ -122,7 +122,8 @@ class Writer(workload._Writer):
 
     def good_at(self, now: int) -> workload_bad.Good:
         def good(changes: dict[str, str | None]) -> bytes:
-            event = replace(self._event(now), type="api.request", data=self._api_request(), time=now)
+            own = f"svc-{self.number}"  # some of the ids are the same in every partition
+            event = replace(self._event(now), source=own, type="api.request", data=self._api_request(), time=now)
             attributes: dict[str, Any] = workload._attributes(event, workload._zulu)
             texts: dict[str, str | None] = {name: workload._json(value) for name, value in attributes.items()}
             return workload._object(texts | changes).encode()

@@ -170,6 +170,19 @@ def test_the_plan_that_holds_since_later_is_the_newer_one_wherever_its_periods_b
         assert held(client)["plan"] == "free"
 
 
+def test_late_usage_of_a_plan_that_is_over_does_not_hide_what_runs(url: str, client: Any) -> None:
+    """Nobody knew of the plan when the usage that runs was counted: it counted as if the other had held for ever."""
+    quotas = Quotas(url, wait_seconds=5, now_us=lambda: NOW)
+    runs = field(5, plan="free")
+    over = field(1, plan="pro", start=MARCH - 35 * DAY_US)._replace(since_us=MARCH - 40 * DAY_US)
+    for first, then in ((runs, over), (over, runs)):
+        client.flushdb()
+        quotas.write([first], live=True)
+        quotas.write([then], live=True)
+        assert client.hget("quota:{a}", "api") == quota_value(runs)
+    quotas.close()
+
+
 def test_a_field_that_somebody_broke_is_written_anew(url: str, client: Any) -> None:
     for broken in ("", "{", "7", '"x"', "[]", '{"era":"x"}', "{}"):
         client.hset("quota:{a}", "api", broken)
@@ -189,7 +202,7 @@ states = st.builds(
     st.sampled_from([0, MARCH - DAY_US, MARCH]),
     st.integers(1, 2**40),
     era=st.integers(0, 2),
-    start=st.sampled_from([MARCH, MARCH + 31 * DAY_US]),
+    start=st.sampled_from([MARCH - 31 * DAY_US, MARCH, MARCH + 31 * DAY_US]),
 )
 
 
@@ -202,7 +215,8 @@ def test_of_any_states_in_any_order_the_highest_stays(url: str, client: Any, bat
         quotas.write(batch, live=True)
     quotas.close()
     highest = max(
-        (f for batch in batches for f in batch), key=lambda f: (f.era, f.since_us, f.period_start_us, f.inputs)
+        (f for batch in batches for f in batch),
+        key=lambda f: (f.era, f.period_end_us > NOW, f.since_us, f.period_start_us, f.inputs),
     )
     assert client.hget("quota:{a}", "api") == quota_value(highest)
 
