@@ -235,7 +235,9 @@ def _split(url: str) -> SplitResult:
 
 def _reset(connection: _Connection) -> None:
     for writer in connection.writers:
-        raw = writer.get_extra_info("socket")
+        raw = None
+        with suppress(AttributeError):  # what Python raises for a TLS connection that has ended
+            raw = writer.get_extra_info("socket")
         if raw is not None and raw.family == socket.AF_INET:
             with suppress(OSError):
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
