@@ -73,6 +73,10 @@ def run_command(
     rebuilds = source == LEDGER
     if then is not None and not rebuilds:
         raise TallyError("--then says where to go on behind --source ledger: give both, or only --source")
+    if rebuilds and then is None and settings.kafka_brokers is None:
+        raise TallyError(
+            "--source ledger needs to know where to go on: give --then 'file:GLOB', or set TALLY_KAFKA_BROKERS"
+        )
     source = chosen(then if rebuilds else source, settings)
     start_logging(settings, serves=source == KAFKA)
     text, members = read_catalog(catalog), cluster(process, addresses)
@@ -121,9 +125,9 @@ def count(
     )
     with deployment.client() as client:
         before = report.books(client)
-        shown = deployment.input
+        source = deployment.input
         with report.progress(
-            shown.share_read, shown.events_read, _waiting(deployment), rebuilt=shown.share_rebuilt
+            source.share_read, source.events_read, _waiting(deployment), rebuilt=source.share_rebuilt
         ) as clock:
             run(deployment)
         stopped = stop.is_set()

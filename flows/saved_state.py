@@ -18,7 +18,7 @@ from flows.metering import STATEFUL_STEPS
 from flows.recovery import Saved
 from sources.ledger import LedgerState
 
-REBUILD = "rebuild the state from the ledger: tally run --source ledger"
+REBUILD = "rebuild the state from the ledger: tally run --source ledger (of files, with --then 'file:GLOB')"
 
 _FIRST = """
 SELECT min(log_offset), count() FROM

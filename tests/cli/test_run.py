@@ -254,6 +254,16 @@ def test_nothing_to_read_is_said(inside: Inside) -> None:
     assert said.err.startswith("tally: nothing to read: give --source 'file:GLOB'")
 
 
+def test_where_a_rebuild_goes_on_is_asked_for(inside: Inside) -> None:
+    for options, message in (
+        (["--source", "ledger"], "--source ledger needs to know where to go on: give --then 'file:GLOB', or set"),
+        (["--then", "file:*.ndjson"], "--then says where to go on behind --source ledger"),
+    ):
+        said = inside("run", *options)
+        assert (said.code, said.out) == (1, "")
+        assert said.err.startswith(f"tally: {message}")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
