@@ -160,7 +160,7 @@ def test_a_fake_that_failed_over_was_not_given_everything() -> None:
 _FIELDS = st.builds(
     field,
     st.integers(1, 3),
-    start=st.sampled_from([MARCH, MARCH + DAY_US, MARCH + 31 * DAY_US]),
+    start=st.sampled_from([MARCH - 32 * DAY_US, MARCH, MARCH + DAY_US, MARCH + 31 * DAY_US]),  # the first is over
     era=st.integers(0, 1),
     plan=st.sampled_from(["pro", "lab"]),
     since=st.sampled_from([0, MARCH - DAY_US, MARCH]),
