@@ -47,7 +47,8 @@ class Row:
     @property
     def figure(self) -> str:
         """As the page has it."""
-        return f"{self.runs} runs: {self.lost} lost, {self.doubled} doubled; {self.recovered} s"
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
+        return f"{runs}: {self.lost} lost, {self.doubled} doubled; {self.recovered} s"
 
 
 class Report:

@@ -16,7 +16,9 @@ from kafka.admin import NewPartitions, OffsetSpec
 
 from domain.ports import TallyError
 from engines.clickhouse import EmbeddedClickHouse
+from engines.data_directory import DataDirectory
 from flows import inputs
+from flows.reclaim import ledger_of
 from flows.start import Deployment
 from sinks.migrate import DATABASE
 from sources.kafka import KafkaSource
@@ -225,3 +227,42 @@ def test_a_partition_that_is_idle_and_one_that_is_added(log: KafkaPlace, report:
     report.compare(
         fault, "starts again, and reads it from its beginning", found, oracle_of(found, log.topic, consumed), None
     )
+
+
+@pytest.mark.faults
+def test_an_old_recovery_directory(log: KafkaPlace, report: Report) -> None:
+    """What followed is read again, unless claims were forgotten that it would be compared with, or Kafka lacks it."""
+    kafka, messages, rng = log.kafka, recent(77, 90), random.Random(1)
+    send(kafka, log.topic, [values[: len(values) // 2] for values in messages], rng)
+    half = sum(events_in([values[: len(values) // 2]]) for values in messages)
+    log.run_until(has_read(half))
+    shutil.copytree(log.data / "recovery", log.data.parent / "backup")
+    send(kafka, log.topic, [values[len(values) // 2 :] for values in messages], rng)
+    rest = events_in(messages) - half
+
+    def restore() -> None:
+        shutil.rmtree(log.data / "recovery")
+        shutil.copytree(log.data.parent / "backup", log.data / "recovery")
+
+    log.run_until(has_read(rest))
+    restore()
+    found = log.run_until(has_read(rest))
+    oracle = oracle_of(found, log.topic, log_of(kafka, log.topic, sum(map(len, messages))))
+    fault = "an old recovery directory is restored, before Kafka"
+    report.compare(fault, "what followed is read again; else refused, and rebuilt", found, oracle, None)
+
+    restore()
+    with EmbeddedClickHouse(log.data / "clickhouse") as engine, engine.client(DATABASE) as client:
+        ledger = ledger_of(client, log.topic)
+    later_us = time.time_ns() // 1000 + 365 * 24 * HOUR_US
+    DataDirectory(log.data).write("forgotten", {"ledger": ledger, "kept_since_us": later_us})
+    with pytest.raises(TallyError, match=r"were forgotten since: repeats .* might count twice.*--source ledger"):
+        log.run_until(has_read(0))
+    (log.data / "forgotten.json").unlink()
+    with kafka.admin() as admin:
+        ends = {TopicPartition(log.topic, p): row["next_offset"] for (_, p), row in found.progress.items()}
+        admin.delete_records(ends)
+    with pytest.raises(TallyError, match=r"If the ledger has them, the saved state is an old one.*--source ledger"):
+        log.run_until(has_read(0))
+    found = log.run_until(has_read(len(oracle.events)), rebuilds=True)
+    report.compare(fault, "what followed is read again; else refused, and rebuilt", found, oracle, None)
